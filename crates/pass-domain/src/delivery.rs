@@ -145,7 +145,7 @@ pub struct Undecodable {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoded {
     /// Facts about one pass (or none that are new), and what the pass is.
-    Facts(DecodedFacts),
+    Facts(Box<DecodedFacts>),
     /// A vendor's handshake or test: stored, no facts.
     Control {
         /// The vendor's word for it.
@@ -197,4 +197,33 @@ pub struct Delivery {
     pub trace: TraceContext,
     /// What the adapter made of it.
     pub decoded: Decoded,
+}
+
+/// What became of a delivery in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// At least one of its facts became an event.
+    Applied,
+    /// All its facts were known already.
+    Duplicate,
+    /// It could not be decoded or applied; kept with its bytes and the reason.
+    Quarantined,
+    /// A vendor's handshake or test.
+    Control,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Outcome; 4] = [Outcome::Applied, Outcome::Duplicate, Outcome::Quarantined, Outcome::Control];
+
+    /// The name as filters, answers and the API spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Applied => "APPLIED",
+            Outcome::Duplicate => "DUPLICATE",
+            Outcome::Quarantined => "QUARANTINED",
+            Outcome::Control => "CONTROL",
+        }
+    }
 }

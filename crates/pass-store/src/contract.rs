@@ -1,0 +1,455 @@
+//! What a store does: the trait, its words and its error. One suite (`suite`, feature `testing`) holds every
+//! implementation to it.
+//!
+//! Invariants every implementation keeps:
+//! - Positions are 1, 2, 3, … in commit order; none becomes visible below one that a reader has seen.
+//! - An event id and a delivery id are recorded at most once, for ever, by unique keys.
+//! - A spool's committed sequence changes in the transaction that records its deliveries.
+//! - Record times never go back.
+
+use std::sync::Arc;
+
+use pass_domain::Timestamp;
+use pass_domain::cursor::Cursor;
+use pass_domain::delivery::{Delivery, Outcome, UndecodableReason};
+use pass_domain::event::{Event, Position};
+use pass_domain::fold::PassState;
+use pass_domain::ids::{DeliveryId, EventId, PassKey, SourceUid};
+
+/// Which sources a caller may see, and whether personal data. Every read takes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// The sources; `None` is all.
+    pub sources: Option<Arc<[SourceUid]>>,
+    /// Whether personal data (names, addresses, positions, raw bodies) may be read.
+    pub personal: bool,
+}
+
+impl Scope {
+    /// All sources and personal data.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { sources: None, personal: true }
+    }
+
+    /// True if the source may be seen.
+    #[must_use]
+    pub fn allows(&self, source: &SourceUid) -> bool {
+        self.sources.as_ref().is_none_or(|sources| sources.contains(source))
+    }
+}
+
+/// A spool's id: 16 random bytes made with the spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpoolId(pub [u8; 16]);
+
+impl std::fmt::Display for SpoolId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// What a gateway says of its spool when it connects.
+#[derive(Clone, Debug)]
+pub struct SpoolHello {
+    /// The spool.
+    pub spool: SpoolId,
+    /// The gateway's id, for people.
+    pub gateway: String,
+    /// The highest sequence the store ever acknowledged to it; 0 if none. If it is above what the store
+    /// has, the database was put back in time: the store changes the log's epoch in the same transaction.
+    pub settled_sequence: u64,
+    /// The oldest sequence the spool still holds; 0 if it is empty. Sequences lost on both sides are
+    /// remembered as missing.
+    pub oldest_sequence: u64,
+}
+
+/// A spool's place in the store, after a gateway connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolOpened {
+    /// Grows with each connection of this spool; appends of an older generation are fenced.
+    pub generation: u64,
+    /// The last committed sequence; 0 if none.
+    pub committed_sequence: u64,
+    /// True if the database had gone back in time, so that the epoch was changed.
+    pub epoch_changed: bool,
+    /// Sequences that neither side holds any more (first and last), if any are known.
+    pub missing: Option<(u64, u64)>,
+}
+
+/// Deliveries of one spool, in sequence order without gaps.
+#[derive(Clone, Debug)]
+pub struct AppendPart {
+    /// The spool.
+    pub spool: SpoolId,
+    /// The generation that [`PassStore::spool_open`] gave to the stream.
+    pub generation: u64,
+    /// Sequence and delivery.
+    pub deliveries: Vec<(u64, Arc<Delivery>)>,
+}
+
+/// What became of one part of an append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartOutcome {
+    /// Committed. One outcome per delivery; those that were committed before are `Duplicate`.
+    Committed {
+        /// The last committed sequence of the spool.
+        committed_sequence: u64,
+        /// Sequence and outcome.
+        outcomes: Vec<(u64, Outcome)>,
+    },
+    /// A newer stream of the spool took over; nothing of the part was recorded.
+    Fenced,
+    /// The part does not follow the last committed sequence; nothing of it was recorded.
+    Gap {
+        /// The sequence that should have come.
+        expected_sequence: u64,
+    },
+}
+
+/// What an append did.
+#[derive(Clone, Debug)]
+pub struct Appended {
+    /// One outcome per part, in order.
+    pub parts: Vec<PartOutcome>,
+    /// The end of the log after it.
+    pub head: Head,
+}
+
+/// The end of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The log's epoch.
+    pub epoch: u64,
+    /// Position of the last event; 0 if there is none.
+    pub position: Position,
+    /// [`Cursor::digest_of`] the last event; 0 if there is none.
+    pub digest: u64,
+    /// When the last event was recorded.
+    pub record_time: Timestamp,
+}
+
+impl Head {
+    /// The cursor of the last event.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        Cursor { epoch: self.epoch, position: self.position, digest: self.digest }
+    }
+}
+
+/// The books (see `LogBooks` in the protos for each counter's meaning).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each counter is documented in the protos' LogBooks")]
+pub struct Books {
+    pub deliveries: u64,
+    pub applied: u64,
+    pub duplicate: u64,
+    pub control: u64,
+    pub quarantined: u64,
+    pub facts: u64,
+    pub events: u64,
+    pub duplicate_facts: u64,
+    pub quarantined_facts: u64,
+    pub differing_duplicates: u64,
+    pub quarantine_open: u64,
+}
+
+impl Books {
+    /// True if every delivery and every fact is accounted for.
+    #[must_use]
+    pub fn balance(&self) -> bool {
+        self.deliveries == self.applied + self.duplicate + self.control + self.quarantined
+            && self.facts == self.events + self.duplicate_facts + self.quarantined_facts
+    }
+}
+
+/// A spool as the store knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolRecord {
+    /// The spool.
+    pub spool: SpoolId,
+    /// The gateway that last opened it.
+    pub gateway: String,
+    /// The last committed sequence.
+    pub committed_sequence: u64,
+    /// Sequences that neither side holds any more, for people; empty if none.
+    pub missing: String,
+}
+
+/// About the log.
+#[derive(Clone, Debug)]
+pub struct LogInfo {
+    /// Its end.
+    pub head: Head,
+    /// Position before the oldest event kept (0 until there is retention).
+    pub oldest: Position,
+    /// The books.
+    pub books: Books,
+    /// At most 1,000 spools.
+    pub spools: Vec<SpoolRecord>,
+    /// `sqlite` or `postgresql`.
+    pub database: &'static str,
+}
+
+/// A pass as recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassRecord {
+    /// The store's number of the pass, in the order in which passes were first seen.
+    pub number: u64,
+    /// Which pass.
+    pub key: PassKey,
+    /// The vendor's name.
+    pub vendor: String,
+    /// The organization; empty if none.
+    pub organization: String,
+    /// What is known of it.
+    pub state: PassState,
+    /// Digest of `state`, for the etag.
+    pub digest: u64,
+    /// Position of its last event; 0 if it has none yet.
+    pub last_position: Position,
+    /// [`Cursor::digest_of`] that event.
+    pub last_digest: u64,
+}
+
+/// A delivery's stay in quarantine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuarantineRecord {
+    /// Where it stands.
+    pub state: QuarantineState,
+    /// Why it is there.
+    pub reason: UndecodableReason,
+    /// What is wrong, in words.
+    pub detail: String,
+    /// When it last changed.
+    pub update_time: Timestamp,
+    /// The operator's words; empty unless discarded.
+    pub discard_reason: String,
+}
+
+/// Where a delivery in quarantine stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum QuarantineState {
+    /// Waiting.
+    Open,
+    /// Decoded after all.
+    Replayed,
+    /// Given up by an operator.
+    Discarded,
+}
+
+/// A delivery as recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryRecord {
+    /// The store's number of the delivery, in commit order.
+    pub number: u64,
+    /// The delivery. `decoded` holds no facts here (they are in the events); `body` is empty unless asked
+    /// for and in scope.
+    pub delivery: Arc<Delivery>,
+    /// Length of the body in bytes.
+    pub body_bytes: u64,
+    /// When it was recorded.
+    pub record_time: Timestamp,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The events that its facts are recorded as, also where another delivery told first.
+    pub events: Vec<(PassKey, EventId)>,
+    /// Facts that were known already.
+    pub duplicate_facts: u32,
+    /// Those that said something else than the first sighting.
+    pub differing_duplicates: u32,
+    /// Its stay in quarantine, if it was ever there.
+    pub quarantine: Option<QuarantineRecord>,
+}
+
+/// What a replay did.
+#[derive(Clone, Debug)]
+pub enum Replayed {
+    /// Applied (or found to be a duplicate, or still undecodable: see the record). Also for a delivery that
+    /// was replayed before.
+    Done(Box<DeliveryRecord>, Head),
+    /// The delivery is not and never was in quarantine.
+    NotQuarantined,
+    /// It has events already and decoding it again gives others; nothing was changed.
+    Conflict,
+    /// There is no such delivery.
+    NotFound,
+}
+
+/// In which order passes are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassOrder {
+    /// As they were first seen: ascending `number`; the page goes on after a number.
+    FirstSeen,
+    /// Newest event first: descending `last_position`; the page goes on before a position (0 = the end).
+    LastEventDescending,
+}
+
+/// By what other name passes are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LookupKey {
+    /// The serial number.
+    SerialNumber(String),
+    /// The issuer's own id.
+    ExternalId(String),
+}
+
+/// One page of rows, and where the next one starts.
+#[derive(Clone, Debug)]
+pub struct Page<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// What to pass as `from` for the next page; `None` if the end was reached.
+    pub next: Option<u64>,
+}
+
+/// Which events to list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventParent {
+    /// Those of one pass.
+    Pass(PassKey),
+    /// Those of one source.
+    Source(SourceUid),
+    /// All.
+    All,
+}
+
+/// Why the store could not do it, and whether it may have happened all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database cannot be used at the moment. Certainly not done.
+    #[error("the database cannot be used at the moment: {0}")]
+    Unavailable(String),
+    /// The connection was lost at the worst moment: done or not, unknown. Doing it again is harmless.
+    #[error("it is unknown whether the transaction was committed: {0}")]
+    OutcomeUnknown(String),
+    /// The database refuses these data, and would again. Certainly not done.
+    #[error("the database refuses these data: {0}")]
+    Refused(String),
+    /// A row holds what it cannot hold. Certainly not done.
+    #[error("damaged row: {0}")]
+    Corrupt(String),
+    /// The database is set up in a way that would break a guarantee.
+    #[error("unfit database: {0}")]
+    Unfit(String),
+}
+
+impl Error {
+    /// True if the same call may succeed later without anyone changing anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Unavailable(_) | Error::OutcomeUnknown(_) => true,
+            Error::Refused(_) | Error::Corrupt(_) | Error::Unfit(_) => false,
+        }
+    }
+
+    /// True if nothing was changed for certain.
+    #[must_use]
+    pub fn is_certainly_not_done(&self) -> bool {
+        match self {
+            Error::Unavailable(_) | Error::Refused(_) | Error::Corrupt(_) | Error::Unfit(_) => true,
+            Error::OutcomeUnknown(_) => false,
+        }
+    }
+}
+
+/// A store of the log.
+#[async_trait::async_trait]
+pub trait PassStore: Send + Sync + 'static {
+    /// Makes the caller the one live stream of a spool and says where it stands.
+    async fn spool_open(&self, hello: &SpoolHello) -> Result<SpoolOpened, Error>;
+
+    /// Records deliveries in one transaction: dedupes, folds, writes events, passes, books and spool
+    /// progress. Either all committed parts are durable on return or, on error, none was recorded (unless
+    /// [`Error::OutcomeUnknown`]). `now` is the record time unless the log's is later.
+    async fn append(&self, parts: &[AppendPart], now: Timestamp) -> Result<Appended, Error>;
+
+    /// Applies a delivery in quarantine, decoded again, as of its original receive time.
+    async fn delivery_replay(&self, delivery: &Delivery, now: Timestamp) -> Result<Replayed, Error>;
+
+    /// Takes a delivery out of quarantine without applying it. `None` if there is no such delivery or it
+    /// was never in quarantine. A replayed one is returned as it is.
+    async fn delivery_discard(
+        &self,
+        id: DeliveryId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Option<DeliveryRecord>, Error>;
+
+    /// Gives the log a new epoch, so that cursors from before are refused. For after a restore.
+    async fn epoch_rotate(&self) -> Result<Head, Error>;
+
+    /// The end of the log.
+    async fn head(&self) -> Result<Head, Error>;
+
+    /// About the log.
+    async fn log_info(&self) -> Result<LogInfo, Error>;
+
+    /// [`Cursor::digest_of`] the event at a position; `None` if there is none. Position 0 gives 0.
+    async fn digest_at(&self, position: Position) -> Result<Option<u64>, Error>;
+
+    /// The position before the first event recorded at or after a time.
+    async fn position_before_time(&self, record_time: Timestamp) -> Result<Position, Error>;
+
+    /// Events in log order after a position: at most `rows_max`. Out-of-scope ones are left out of the rows,
+    /// so [`Page::next`] (the position up to which rows were examined) moves even if the page is empty.
+    async fn events_after(&self, scope: &Scope, after: Position, rows_max: u32) -> Result<Page<Arc<Event>>, Error>;
+
+    /// One event.
+    async fn event_find(&self, scope: &Scope, id: EventId) -> Result<Option<Arc<Event>>, Error>;
+
+    /// Events of a parent, in log order after `from`, or descending before `from` (0 = from the end); at
+    /// most `rows_max` rows are examined.
+    async fn events_list(
+        &self,
+        scope: &Scope,
+        parent: &EventParent,
+        descending: bool,
+        from: u64,
+        rows_max: u32,
+    ) -> Result<Page<Arc<Event>>, Error>;
+
+    /// Passes by name, in the order asked for; `None` where there is none or it is out of scope.
+    async fn passes_find(&self, scope: &Scope, keys: &[PassKey]) -> Result<Vec<Option<PassRecord>>, Error>;
+
+    /// Passes of a source, or all; at most `rows_max` rows are examined.
+    async fn passes_list(
+        &self,
+        scope: &Scope,
+        source: Option<&SourceUid>,
+        order: PassOrder,
+        from: u64,
+        rows_max: u32,
+    ) -> Result<Page<PassRecord>, Error>;
+
+    /// Passes by another name: at most `rows_max`.
+    async fn passes_lookup(
+        &self,
+        scope: &Scope,
+        source: Option<&SourceUid>,
+        key: &LookupKey,
+        rows_max: u32,
+    ) -> Result<Vec<PassRecord>, Error>;
+
+    /// One delivery.
+    async fn delivery_find(
+        &self,
+        scope: &Scope,
+        id: DeliveryId,
+        with_body: bool,
+    ) -> Result<Option<DeliveryRecord>, Error>;
+
+    /// Deliveries, newest first, before `from` (a number; 0 = from the end); only those in open quarantine
+    /// if `quarantine_open`; at most `rows_max` rows are examined.
+    async fn deliveries_list(
+        &self,
+        scope: &Scope,
+        quarantine_open: bool,
+        from: u64,
+        rows_max: u32,
+    ) -> Result<Page<DeliveryRecord>, Error>;
+
+    /// Finishes and closes all connections.
+    async fn close(&self);
+}
