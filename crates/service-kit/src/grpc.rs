@@ -1,0 +1,277 @@
+//! The gRPC edge: a tonic server and channel with limits, and health that
+//! follows readiness.
+//!
+//! Three things here are not plain tonic settings:
+//!
+//! - **Connections** are accepted by [`GrpcListener`], which caps their number,
+//!   closes one that has not sent the HTTP/2 preface in time (tonic would hold
+//!   it for ever), and can cut all of them when a drain takes too long.
+//! - **Age**: [`server`] gives tonic only `connection_age_max`, at which it sends
+//!   GOAWAY; the cut after `connection_grace` happens in our socket. With both
+//!   settings tonic 0.14 skips the GOAWAY and only cuts.
+//! - **Concurrency per connection** counts calls until the *head* of their
+//!   answer, not until the end of a stream, because tower's limit releases its
+//!   place when the handler's future completes. So long-lived streams do not
+//!   eat it up, as long as a streaming handler returns its stream at once and
+//!   works inside it. Open streams are bounded by `streams_max`. Over the
+//!   limit a call gets RESOURCE_EXHAUSTED at once.
+//!
+//! `request_timeout` likewise bounds a handler until the head of its answer
+//! (a shorter deadline of the client wins); streams need watchdogs of their
+//! own.
+
+use std::time::Duration as StdDuration;
+
+use serde::{Deserialize, Serialize};
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::admin::Readiness;
+use crate::config::{ByteSize, Duration, Faults, Validate};
+
+mod listener;
+
+pub use listener::{Connection, GrpcListener};
+
+/// Limits of a gRPC server. Every key has a default and a ceiling.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GrpcLimits {
+    /// Connections open at once, 1 to 65,536. Default 1,024. Over it, callers
+    /// wait in the kernel's backlog.
+    pub connections_max: usize,
+    /// Streams open at once per connection, 1 to 4,096. Default 128.
+    pub streams_max: u32,
+    /// Calls per connection whose answer has not begun, 1 to 4,096. Default 64;
+    /// over it RESOURCE_EXHAUSTED.
+    pub concurrency_max: usize,
+    /// Time until an answer begins, up to 5 min. Default 5 s.
+    pub request_timeout: Duration,
+    /// Time for the HTTP/2 preface of a new connection, up to 60 s. Default 5 s.
+    pub preface_timeout: Duration,
+    /// How often a connection is pinged, 1 s to 10 min. Default 20 s.
+    pub keepalive_interval: Duration,
+    /// Time for the answer to a ping, up to 1 min. Default 10 s.
+    pub keepalive_timeout: Duration,
+    /// Age at which a connection gets GOAWAY, up to 24 h. Default 30 min.
+    pub connection_age_max: Duration,
+    /// Time after `connection_age_max` until it is cut, up to 10 min.
+    /// Default 60 s.
+    pub connection_grace: Duration,
+    /// Size of a request's headers, 4 KiB to 256 KiB. Default 16 KiB.
+    pub header_bytes_max: ByteSize,
+    /// Streams a client reset before they were accepted, until GOAWAY, 1 to
+    /// 1,024. Default 20.
+    pub pending_resets_max: usize,
+    /// Streams this side reset for errors, until GOAWAY, 1 to 4,096.
+    /// Default 128.
+    pub error_resets_max: usize,
+    /// Time for calls in flight once stopping has begun, up to 5 min.
+    /// Default 20 s.
+    pub drain_timeout: Duration,
+}
+
+impl Default for GrpcLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 1024,
+            streams_max: 128,
+            concurrency_max: 64,
+            request_timeout: Duration::from_secs(5),
+            preface_timeout: Duration::from_secs(5),
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+            connection_age_max: Duration::from_mins(30),
+            connection_grace: Duration::from_secs(60),
+            header_bytes_max: ByteSize::from_kib(16),
+            pending_resets_max: 20,
+            error_resets_max: 128,
+            drain_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Validate for GrpcLimits {
+    fn validate(&self, faults: &mut Faults) {
+        let least = Duration::from_millis(1);
+        faults.in_range("connections_max", self.connections_max, 1..=65_536);
+        faults.in_range("streams_max", self.streams_max, 1..=4096);
+        faults.in_range("concurrency_max", self.concurrency_max, 1..=4096);
+        faults.in_range(
+            "request_timeout",
+            self.request_timeout,
+            least..=Duration::from_mins(5),
+        );
+        faults.in_range(
+            "preface_timeout",
+            self.preface_timeout,
+            least..=Duration::from_secs(60),
+        );
+        faults.in_range(
+            "keepalive_interval",
+            self.keepalive_interval,
+            Duration::from_secs(1)..=Duration::from_mins(10),
+        );
+        faults.in_range(
+            "keepalive_timeout",
+            self.keepalive_timeout,
+            least..=Duration::from_mins(1),
+        );
+        faults.in_range(
+            "connection_age_max",
+            self.connection_age_max,
+            least..=Duration::from_hours(24),
+        );
+        faults.in_range(
+            "connection_grace",
+            self.connection_grace,
+            least..=Duration::from_mins(10),
+        );
+        faults.in_range(
+            "header_bytes_max",
+            self.header_bytes_max,
+            ByteSize::from_kib(4)..=ByteSize::from_kib(256),
+        );
+        faults.in_range("pending_resets_max", self.pending_resets_max, 1..=1024);
+        faults.in_range("error_resets_max", self.error_resets_max, 1..=4096);
+        faults.in_range(
+            "drain_timeout",
+            self.drain_timeout,
+            least..=Duration::from_mins(5),
+        );
+    }
+}
+
+/// Makes a tonic server with `limits`; serve it by [`GrpcListener::serve`],
+/// which enforces those that tonic can't.
+pub fn server(limits: &GrpcLimits) -> Server {
+    Server::builder()
+        .max_concurrent_streams(limits.streams_max)
+        .concurrency_limit_per_connection(limits.concurrency_max)
+        .load_shed(true)
+        .timeout(limits.request_timeout.get())
+        .http2_keepalive_interval(Some(limits.keepalive_interval.get()))
+        .http2_keepalive_timeout(Some(limits.keepalive_timeout.get()))
+        .max_connection_age(limits.connection_age_max.get())
+        .http2_max_header_list_size(
+            u32::try_from(limits.header_bytes_max.bytes()).unwrap_or(u32::MAX),
+        )
+        .http2_max_pending_accept_reset_streams(Some(limits.pending_resets_max))
+        .http2_max_local_error_reset_streams(Some(limits.error_resets_max))
+}
+
+/// A client's side of a gRPC connection. Every key has a default and a ceiling.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChannelConfig {
+    /// Where the server is, as `http://host:port`. Default
+    /// `http://127.0.0.1:50051`.
+    pub endpoint: String,
+    /// Time for one attempt to connect, up to 60 s. Default 5 s.
+    pub connect_timeout: Duration,
+    /// How often the connection is pinged, 1 s to 10 min. Default 20 s.
+    pub keepalive_interval: Duration,
+    /// Time for the answer to a ping, up to 1 min. Default 10 s.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for ChannelConfig {
+    fn default() -> Self {
+        Self {
+            endpoint: "http://127.0.0.1:50051".to_owned(),
+            connect_timeout: Duration::from_secs(5),
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Validate for ChannelConfig {
+    fn validate(&self, faults: &mut Faults) {
+        let least = Duration::from_millis(1);
+        if endpoint(&self.endpoint).is_err() {
+            faults.invalid(
+                "endpoint",
+                "not the URI of a plaintext gRPC server",
+                "http://host:port",
+                "write the scheme, the host and the port",
+            );
+        }
+        faults.in_range(
+            "connect_timeout",
+            self.connect_timeout,
+            least..=Duration::from_secs(60),
+        );
+        faults.in_range(
+            "keepalive_interval",
+            self.keepalive_interval,
+            Duration::from_secs(1)..=Duration::from_mins(10),
+        );
+        faults.in_range(
+            "keepalive_timeout",
+            self.keepalive_timeout,
+            least..=Duration::from_mins(1),
+        );
+    }
+}
+
+/// An endpoint that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{endpoint}` is no plaintext gRPC endpoint; write http://host:port")]
+pub struct EndpointError {
+    /// The text that was given.
+    pub endpoint: String,
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, EndpointError> {
+    let refuse = || EndpointError {
+        endpoint: text.to_owned(),
+    };
+    let endpoint = Endpoint::from_shared(text.to_owned()).map_err(|_| refuse())?;
+    let uri = endpoint.uri();
+    if uri.scheme() != Some(&http::uri::Scheme::HTTP) || uri.host().is_none_or(str::is_empty) {
+        return Err(refuse());
+    }
+    Ok(endpoint)
+}
+
+/// Makes a channel that connects when first used and again after a failure.
+///
+/// It pings also when idle, so a dead peer is noticed within
+/// `keepalive_interval + keepalive_timeout`. It has no timeout for calls: each
+/// call sets its own. Must be called within a tokio runtime.
+///
+/// # Errors
+/// Fails if the endpoint is not `http://host:port`.
+pub fn channel(config: &ChannelConfig) -> Result<Channel, EndpointError> {
+    Ok(endpoint(&config.endpoint)?
+        .connect_timeout(config.connect_timeout.get())
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(StdDuration::from_secs(60)))
+        .http2_keep_alive_interval(config.keepalive_interval.get())
+        .keep_alive_timeout(config.keepalive_timeout.get())
+        .keep_alive_while_idle(true)
+        .connect_lazy())
+}
+
+/// Keeps the health service in step with readiness, for the server as a whole
+/// (the empty name) and for `services`. Runs for ever; the caller drops it.
+pub async fn follow_readiness(
+    reporter: HealthReporter,
+    readiness: Readiness,
+    services: &[&'static str],
+) {
+    loop {
+        set_all(&reporter, services, ServingStatus::NotServing).await;
+        readiness.ready().await;
+        set_all(&reporter, services, ServingStatus::Serving).await;
+        readiness.not_ready().await;
+    }
+}
+
+async fn set_all(reporter: &HealthReporter, services: &[&'static str], status: ServingStatus) {
+    for service in services.iter().chain([&""]) {
+        reporter.set_service_status(*service, status).await;
+    }
+}

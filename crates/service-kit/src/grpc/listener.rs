@@ -1,0 +1,223 @@
+//! Sockets for tonic: counted, timed and cuttable.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::{Stream, stream};
+use http::{Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::{Connected, Router, TcpConnectInfo};
+use tower::{Layer, Service};
+
+use super::GrpcLimits;
+use crate::accept;
+use crate::shutdown::Shutdown;
+
+/// Length of the HTTP/2 connection preface, in bytes.
+const PREFACE_BYTES: usize = 24;
+
+/// A bound socket that is not served yet; callers already queue.
+#[derive(Debug)]
+pub struct GrpcListener {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    limits: GrpcLimits,
+}
+
+impl GrpcListener {
+    /// Binds `addr`; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// Fails if the address can't be bound.
+    pub async fn bind(addr: SocketAddr, limits: GrpcLimits) -> io::Result<Self> {
+        let listener = TcpListener::bind(addr).await?;
+        let local_addr = listener.local_addr()?;
+        Ok(Self {
+            listener,
+            local_addr,
+            limits,
+        })
+    }
+
+    /// Returns the bound address.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Serves until `shutdown` stops, then finishes what is in flight.
+    ///
+    /// When stopping begins the socket closes and every connection gets GOAWAY;
+    /// services end their long-lived streams themselves on
+    /// [`Shutdown::stopping`]. Returns when no connection is left: all ended,
+    /// or were cut `drain_timeout` later, or at once when aborting. Dropping
+    /// the future cuts all connections.
+    ///
+    /// # Errors
+    /// Fails as [`Router::serve_with_incoming_shutdown`] does.
+    pub async fn serve<L, B>(
+        self,
+        router: Router<L>,
+        shutdown: Shutdown,
+    ) -> Result<(), tonic::transport::Error>
+    where
+        L: Layer<tonic::service::Routes>,
+        L::Service:
+            Service<Request<tonic::body::Body>, Response = Response<B>> + Clone + Send + 'static,
+        <L::Service as Service<Request<tonic::body::Body>>>::Future: Send,
+        <L::Service as Service<Request<tonic::body::Body>>>::Error:
+            Into<tonic::codegen::StdError> + Send + 'static,
+        B: hyper::body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<tonic::codegen::StdError>,
+    {
+        let drain_timeout = self.limits.drain_timeout.get();
+        let cut = CancellationToken::new();
+        let _cut_on_drop = cut.clone().drop_guard();
+        let incoming = self.incoming(cut.clone());
+        let serving = router.serve_with_incoming_shutdown(incoming, shutdown.stopping());
+        let cutting = async {
+            shutdown.stopping().await;
+            tokio::select! {
+                () = sleep(drain_timeout) => {}
+                () = shutdown.aborting() => {}
+            }
+            tracing::warn!("cutting gRPC connections that did not finish in time");
+            cut.cancel();
+            std::future::pending::<Infallible>().await
+        };
+        tokio::select! {
+            result = serving => result,
+            never = cutting => match never {},
+        }
+    }
+
+    /// Turns the listener into the stream of its connections; cancelling `cut`
+    /// ends all of them.
+    fn incoming(self, cut: CancellationToken) -> impl Stream<Item = io::Result<Connection>> + Send {
+        let places = Arc::new(Semaphore::new(self.limits.connections_max));
+        stream::unfold((self, places, cut), async |(this, places, cut)| {
+            // The semaphore is never closed.
+            let place = Arc::clone(&places).acquire_owned().await.ok()?;
+            let (stream, peer) = accept::next(&this.listener).await;
+            let life = this.limits.connection_age_max.get() + this.limits.connection_grace.get();
+            let connection = Connection {
+                info: TcpConnectInfo {
+                    local_addr: Some(this.local_addr),
+                    remote_addr: Some(peer),
+                },
+                stream,
+                preface_left: PREFACE_BYTES,
+                deadline: Box::pin(sleep(this.limits.preface_timeout.get())),
+                end: Instant::now() + life,
+                cut: Box::pin(cut.clone().cancelled_owned()),
+                _place: place,
+            };
+            Some((Ok(connection), (this, places, cut)))
+        })
+    }
+}
+
+/// An accepted connection: a TCP stream that fails when its time is up.
+pub struct Connection {
+    info: TcpConnectInfo,
+    stream: TcpStream,
+    /// Bytes of the preface that have not come yet.
+    preface_left: usize,
+    /// Of the preface first, then of the whole connection.
+    deadline: Pin<Box<Sleep>>,
+    end: Instant,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// Fails once the connection is over. Called in every direction, because a
+    /// connection may wait in either.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.cut.as_mut().poll(cx).is_ready() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.info.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if self.preface_left > 0 {
+            let came = buf.filled().len() - before;
+            self.preface_left = self.preface_left.saturating_sub(came);
+            if self.preface_left == 0 {
+                let end = self.end;
+                self.deadline.as_mut().reset(end);
+                self.check(cx)?;
+            }
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

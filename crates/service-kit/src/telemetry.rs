@@ -1,0 +1,329 @@
+//! Logs to standard error and, where an endpoint is configured, traces by OTLP.
+//!
+//! The binary calls [`init`] once and keeps the [`TelemetryGuard`] to the end.
+//! **Identity**: the resource's `service.name` is the process's, given in
+//! [`TelemetryConfig::service_name`]. Where several services share a process
+//! (`passline up`), each puts a field `service.name` on its root spans; it is
+//! exported as a span attribute and printed with each log line inside.
+//!
+//! Telemetry never fails or holds up the service: spans go into a bounded
+//! queue and are dropped when it is full; an endpoint that can't be used is a
+//! warning; the flush at the end is bounded.
+//!
+//! The spans and events of the transport itself (hyper, h2, tonic, tower) are
+//! not exported, or every export would cause another.
+
+use std::io::IsTerminal as _;
+use std::time::Duration as StdDuration;
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider,
+};
+use serde::{Deserialize, Serialize};
+use tracing::level_filters::LevelFilter;
+use tracing::{Metadata, Subscriber};
+use tracing_opentelemetry::OpenTelemetryLayer;
+use tracing_subscriber::filter::{FilterFn, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::config::{self, Duration, Faults, Validate};
+
+mod trace_context;
+
+pub use trace_context::{current_traceparent, extract, inject, set_parent};
+
+const FLUSH_TIMEOUT: StdDuration = StdDuration::from_secs(3);
+const TRACER_NAME: &str = "passline";
+/// Targets whose spans are never exported.
+const TRANSPORT_TARGETS: [&str; 5] = ["h2", "hyper", "opentelemetry", "tonic", "tower"];
+/// The standard variables that name an endpoint, the more specific first.
+const ENDPOINT_VARIABLES: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+];
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people; coloured on a terminal.
+    #[default]
+    Text,
+    /// One JSON object per line, fields at the top.
+    Json,
+}
+
+/// Logs and traces of a process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TelemetryConfig {
+    /// The process's name in traces, 1 to 64 bytes. Default `passline`.
+    pub service_name: String,
+    /// `text` or `json`. Default `text`.
+    pub log_format: LogFormat,
+    /// Levels by target, as `info,hyper=warn`; up to 1,024 bytes. Default `info`.
+    pub log_filter: String,
+    /// The OTLP gRPC collector as `http://host:port`; absent means no traces,
+    /// unless `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_endpoint: Option<String>,
+    /// Share of new traces that is exported, 0 to 1; the caller's decision
+    /// comes first. Default 1.
+    pub sample_ratio: f64,
+    /// Spans that wait for export, 64 to 65,536; more are dropped.
+    /// Default 2,048.
+    pub queue_spans_max: usize,
+    /// Time for one export, 100 ms to 60 s. Default 5 s.
+    pub export_timeout: Duration,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self {
+            service_name: "passline".to_owned(),
+            log_format: LogFormat::Text,
+            log_filter: "info".to_owned(),
+            otlp_endpoint: None,
+            sample_ratio: 1.0,
+            queue_spans_max: 2048,
+            export_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Validate for TelemetryConfig {
+    fn validate(&self, faults: &mut Faults) {
+        faults.in_range("sample_ratio", self.sample_ratio, 0.0..=1.0);
+        faults.in_range("queue_spans_max", self.queue_spans_max, 64..=65_536);
+        faults.in_range(
+            "export_timeout",
+            self.export_timeout,
+            Duration::from_millis(100)..=Duration::from_secs(60),
+        );
+        if self.service_name.is_empty() || self.service_name.len() > 64 {
+            faults.invalid(
+                "service_name",
+                format!("has {} bytes", self.service_name.len()),
+                "1 to 64 bytes",
+                "give the process a short name",
+            );
+        }
+        if self.log_filter.len() > 1024 || EnvFilter::try_new(&self.log_filter).is_err() {
+            faults.invalid(
+                "log_filter",
+                "not a filter",
+                "levels by target, as `info,hyper=warn`",
+                "write a level, then `target=level` for exceptions",
+            );
+        }
+        if let Some(endpoint) = &self.otlp_endpoint
+            && !endpoint.starts_with("http://")
+        {
+            faults.invalid(
+                "otlp_endpoint",
+                "not the URI of a plaintext collector",
+                "http://host:port",
+                "run the collector beside the service",
+            );
+        }
+    }
+}
+
+/// Keeps telemetry running; dropping it flushes, for at most 3 s.
+#[derive(Debug)]
+#[must_use = "telemetry ends when the guard is dropped"]
+pub struct TelemetryGuard {
+    provider: Option<SdkTracerProvider>,
+}
+
+impl TelemetryGuard {
+    /// Flushes and ends telemetry without holding up the runtime; at most 3 s.
+    pub async fn shutdown(mut self) {
+        if let Some(provider) = self.provider.take() {
+            let _ = tokio::task::spawn_blocking(move || flush(&provider)).await;
+        }
+    }
+}
+
+impl Drop for TelemetryGuard {
+    fn drop(&mut self) {
+        if let Some(provider) = self.provider.take() {
+            flush(&provider);
+        }
+    }
+}
+
+fn flush(provider: &SdkTracerProvider) {
+    if let Err(error) = provider.shutdown_with_timeout(FLUSH_TIMEOUT) {
+        tracing::debug!(error = %error, "last traces were not exported");
+    }
+}
+
+/// Installs logs and traces for the whole process.
+///
+/// Call it once, in the binary, within a tokio runtime (the exporter's
+/// connection runs there). A second call changes nothing but warns.
+pub fn init(config: &TelemetryConfig) -> TelemetryGuard {
+    let (provider, complaint) = match exporter(config) {
+        Ok(Some(exporter)) => (Some(provider(config, exporter)), None),
+        Ok(None) => (None, None),
+        Err(complaint) => (None, Some(complaint)),
+    };
+    let guard = install(config, provider);
+    if let Some(complaint) = complaint {
+        tracing::warn!(error = complaint, "traces are not exported");
+    }
+    guard
+}
+
+/// Installs logs as [`init`] does, but traces go to `provider`; for tests with
+/// an exporter in memory.
+pub fn init_with_tracer_provider(
+    provider: SdkTracerProvider,
+    config: &TelemetryConfig,
+) -> TelemetryGuard {
+    install(config, Some(provider))
+}
+
+/// Makes the layer that turns spans into traces, for a test's own subscriber.
+pub fn tracing_layer<S>(provider: &SdkTracerProvider) -> impl Layer<S> + Send + Sync + use<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
+{
+    let layer: OpenTelemetryLayer<S, SdkTracer> =
+        tracing_opentelemetry::layer().with_tracer(provider.tracer(TRACER_NAME));
+    let exported: FilterFn<fn(&Metadata<'_>) -> bool> = filter_fn(is_exported);
+    layer
+        .with_location(false)
+        .with_threads(false)
+        .with_filter(exported)
+        .with_filter(LevelFilter::INFO)
+}
+
+fn is_exported(metadata: &Metadata<'_>) -> bool {
+    let root = metadata.target().split("::").next().unwrap_or_default();
+    !TRANSPORT_TARGETS
+        .iter()
+        .any(|target| root.starts_with(target))
+}
+
+fn install(config: &TelemetryConfig, provider: Option<SdkTracerProvider>) -> TelemetryGuard {
+    // The configuration was validated; a caller who skipped that gets `info`.
+    let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = match config.log_format {
+        LogFormat::Text => fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .boxed(),
+        LogFormat::Json => fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .with_writer(std::io::stderr)
+            .boxed(),
+    };
+    let installed = tracing_subscriber::registry()
+        .with(provider.as_ref().map(tracing_layer))
+        .with(logs.with_filter(filter))
+        .try_init();
+    if installed.is_err() {
+        tracing::warn!("telemetry was initialised before; keeping that");
+    }
+    TelemetryGuard { provider }
+}
+
+fn endpoint(config: &TelemetryConfig, variables: &[(String, String)]) -> Option<String> {
+    config.otlp_endpoint.clone().or_else(|| {
+        ENDPOINT_VARIABLES.iter().find_map(|wanted| {
+            variables
+                .iter()
+                .find(|(name, value)| name == wanted && !value.is_empty())
+                .map(|(_, value)| value.clone())
+        })
+    })
+}
+
+fn exporter(config: &TelemetryConfig) -> Result<Option<SpanExporter>, String> {
+    let Some(endpoint) = endpoint(config, &config::process_env()) else {
+        return Ok(None);
+    };
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Err("telemetry was not initialised within a tokio runtime".to_owned());
+    }
+    SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .with_timeout(config.export_timeout.get())
+        .build()
+        .map(Some)
+        .map_err(|error| error.to_string())
+}
+
+fn provider(config: &TelemetryConfig, exporter: SpanExporter) -> SdkTracerProvider {
+    let batches = BatchSpanProcessor::builder(exporter)
+        .with_batch_config(
+            BatchConfigBuilder::default()
+                .with_max_queue_size(config.queue_spans_max)
+                .with_max_export_batch_size(config.queue_spans_max.min(512))
+                .build(),
+        )
+        .build();
+    SdkTracerProvider::builder()
+        .with_span_processor(batches)
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
+            config.sample_ratio,
+        ))))
+        .with_resource(
+            Resource::builder()
+                .with_service_name(config.service_name.clone())
+                .build(),
+        )
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configured_endpoint_wins_over_the_environment() {
+        let variables = [
+            (ENDPOINT_VARIABLES[1].to_owned(), "http://b:4317".to_owned()),
+            (ENDPOINT_VARIABLES[0].to_owned(), "http://a:4317".to_owned()),
+        ];
+        let mut config = TelemetryConfig::default();
+        assert_eq!(endpoint(&config, &[]), None);
+        assert_eq!(
+            endpoint(&config, &variables).as_deref(),
+            Some("http://a:4317")
+        );
+        config.otlp_endpoint = Some("http://c:4317".to_owned());
+        assert_eq!(
+            endpoint(&config, &variables).as_deref(),
+            Some("http://c:4317")
+        );
+    }
+
+    #[test]
+    fn a_bad_filter_and_ratio_are_faults() {
+        let config = TelemetryConfig {
+            log_filter: "a=b=c".to_owned(),
+            sample_ratio: 1.5,
+            otlp_endpoint: Some("https://x".to_owned()),
+            ..TelemetryConfig::default()
+        };
+        let mut faults = Faults::default();
+        config.validate(&mut faults);
+        assert_eq!(faults.len(), 3, "{faults}");
+        let mut faults = Faults::default();
+        TelemetryConfig::default().validate(&mut faults);
+        assert!(faults.is_empty(), "{faults}");
+    }
+}
