@@ -58,6 +58,10 @@ pub trait Validate {
 }
 
 /// Returns the process environment, leaving out what is not UTF-8.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one reader of the environment"
+)]
 pub fn process_env() -> Vec<(String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

@@ -123,13 +123,9 @@ impl Shutdown {
         self.advance(Phase::Stopping);
     }
 
-    /// Drives this handle by SIGTERM and SIGINT: the first triggers with
-    /// `delay`, a second aborts. Runs until aborted; `main` spawns it.
-    ///
-    /// # Errors
-    /// Fails if the signal handlers can't be installed.
-    pub async fn follow_signals(self, delay: Duration) -> io::Result<()> {
-        let mut signals = Signals::new()?;
+    /// Drives this handle by signals: the first triggers with `delay`, a
+    /// second aborts. Runs until aborted; `main` spawns it.
+    pub async fn follow(self, mut signals: Signals, delay: Duration) {
         signals.recv().await;
         tokio::select! {
             () = async {
@@ -138,7 +134,6 @@ impl Shutdown {
             } => {}
             () = signals.recv() => self.advance(Phase::Aborting),
         }
-        Ok(())
     }
 }
 
@@ -205,6 +200,20 @@ mod tests {
         assert_eq!(shutdown.phase(), Phase::Draining);
         shutdown.stopping().await;
         task.await.expect("trigger does not panic");
+    }
+
+    #[tokio::test]
+    async fn the_first_signal_drains_and_the_second_aborts() {
+        let shutdown = Shutdown::new();
+        let signals = Signals::new().unwrap();
+        let task = tokio::spawn(shutdown.clone().follow(signals, Duration::from_secs(3600)));
+        let own = rustix::process::getpid();
+        rustix::process::kill_process(own, rustix::process::Signal::TERM).unwrap();
+        shutdown.draining().await;
+        assert_eq!(shutdown.phase(), Phase::Draining);
+        rustix::process::kill_process(own, rustix::process::Signal::INT).unwrap();
+        shutdown.aborting().await;
+        task.await.expect("following does not panic");
     }
 
     #[tokio::test]

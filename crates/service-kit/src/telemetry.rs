@@ -27,6 +27,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Metadata, Subscriber};
 use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::filter::{FilterFn, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -170,7 +171,7 @@ fn flush(provider: &SdkTracerProvider) {
 /// Call it once, in the binary, within a tokio runtime (the exporter's
 /// connection runs there). A second call changes nothing but warns.
 pub fn init(config: &TelemetryConfig) -> TelemetryGuard {
-    let (provider, complaint) = match exporter(config) {
+    let (provider, complaint) = match exporter(config, &config::process_env()) {
         Ok(Some(exporter)) => (Some(provider(config, exporter)), None),
         Ok(None) => (None, None),
         Err(complaint) => (None, Some(complaint)),
@@ -216,19 +217,8 @@ fn is_exported(metadata: &Metadata<'_>) -> bool {
 fn install(config: &TelemetryConfig, provider: Option<SdkTracerProvider>) -> TelemetryGuard {
     // The configuration was validated; a caller who skipped that gets `info`.
     let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = match config.log_format {
-        LogFormat::Text => fmt::layer()
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .boxed(),
-        LogFormat::Json => fmt::layer()
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .with_span_list(false)
-            .with_writer(std::io::stderr)
-            .boxed(),
-    };
+    let ansi = std::io::stderr().is_terminal();
+    let logs = log_layer(config.log_format, ansi, std::io::stderr);
     let installed = tracing_subscriber::registry()
         .with(provider.as_ref().map(tracing_layer))
         .with(logs.with_filter(filter))
@@ -237,6 +227,23 @@ fn install(config: &TelemetryConfig, provider: Option<SdkTracerProvider>) -> Tel
         tracing::warn!("telemetry was initialised before; keeping that");
     }
     TelemetryGuard { provider }
+}
+
+fn log_layer<S, W>(format: LogFormat, ansi: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    let layer = fmt::layer().with_writer(writer).with_ansi(ansi);
+    match format {
+        LogFormat::Text => layer.boxed(),
+        LogFormat::Json => layer
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .boxed(),
+    }
 }
 
 fn endpoint(config: &TelemetryConfig, variables: &[(String, String)]) -> Option<String> {
@@ -250,8 +257,11 @@ fn endpoint(config: &TelemetryConfig, variables: &[(String, String)]) -> Option<
     })
 }
 
-fn exporter(config: &TelemetryConfig) -> Result<Option<SpanExporter>, String> {
-    let Some(endpoint) = endpoint(config, &config::process_env()) else {
+fn exporter(
+    config: &TelemetryConfig,
+    variables: &[(String, String)],
+) -> Result<Option<SpanExporter>, String> {
+    let Some(endpoint) = endpoint(config, variables) else {
         return Ok(None);
     };
     if tokio::runtime::Handle::try_current().is_err() {
@@ -309,6 +319,105 @@ mod tests {
             endpoint(&config, &variables).as_deref(),
             Some("http://c:4317")
         );
+    }
+
+    fn span_to(endpoint: String) -> TelemetryGuard {
+        let config = TelemetryConfig {
+            service_name: "kit-under-test".to_owned(),
+            otlp_endpoint: Some(endpoint),
+            ..TelemetryConfig::default()
+        };
+        let exporter = exporter(&config, &[]).unwrap().unwrap();
+        let provider = provider(&config, exporter);
+        let subscriber = tracing_subscriber::registry().with(tracing_layer(&provider));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info_span!("span-under-test").in_scope(|| {});
+        });
+        TelemetryGuard {
+            provider: Some(provider),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn spans_reach_a_collector_at_the_latest_when_telemetry_ends() {
+        let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
+        let export = async move |body: axum::body::Bytes| {
+            let _ = sender.send(String::from_utf8_lossy(&body).into_owned());
+            [("content-type", "application/grpc"), ("grpc-status", "0")]
+        };
+        let collector = axum::Router::new().route(
+            "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+            axum::routing::post(export),
+        );
+        let limits = crate::grpc::GrpcLimits::default();
+        let listener = crate::grpc::GrpcListener::bind(([127, 0, 0, 1], 0).into(), limits.clone())
+            .await
+            .unwrap();
+        let endpoint = format!("http://{}", listener.local_addr());
+        let router = crate::grpc::server(&limits).add_routes(collector.into());
+        tokio::spawn(listener.serve(router, crate::shutdown::Shutdown::new()));
+
+        span_to(endpoint).shutdown().await;
+        let body = received
+            .try_recv()
+            .expect("exported before shutdown returned");
+        assert!(body.contains("span-under-test"));
+        assert!(body.contains("kit-under-test"));
+    }
+
+    #[tokio::test]
+    async fn a_collector_that_is_away_holds_nobody_up() {
+        let began = std::time::Instant::now();
+        let guard = span_to("http://127.0.0.1:1".to_owned());
+        assert!(
+            began.elapsed() < StdDuration::from_secs(1),
+            "a span waited for its export"
+        );
+        guard.shutdown().await;
+        assert!(began.elapsed() < FLUSH_TIMEOUT * 2);
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn json_lines_have_their_fields_at_the_top() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = log_layer(LogFormat::Json, false, move || writer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let span = tracing::info_span!("receive", service.name = "kit");
+            span.in_scope(|| tracing::info!(request.id = 7, "received"));
+        });
+        let bytes = lines.0.lock().unwrap();
+        let line: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(line["message"], "received");
+        assert_eq!(line["request.id"], 7);
+        assert_eq!(line["span"]["service.name"], "kit");
+        assert_eq!(line["level"], "INFO");
+    }
+
+    #[test]
+    fn control_characters_do_not_forge_lines() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = log_layer(LogFormat::Text, false, move || writer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::info!("one \u{1b}[31mred");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(!text.contains('\u{1b}'), "{text:?}");
     }
 
     #[test]
