@@ -37,13 +37,21 @@ impl Cursor {
     /// The cursor of an event.
     #[must_use]
     pub fn of(epoch: u64, position: Position, event: &EventId) -> Self {
-        Self { epoch, position, digest: Self::digest_of(event) }
+        Self {
+            epoch,
+            position,
+            digest: Self::digest_of(event),
+        }
     }
 
     /// The cursor before the first event.
     #[must_use]
     pub fn beginning(epoch: u64) -> Self {
-        Self { epoch, position: Position(0), digest: 0 }
+        Self {
+            epoch,
+            position: Position(0),
+            digest: 0,
+        }
     }
 
     /// The eight bytes of an event id that a cursor carries.
@@ -84,7 +92,11 @@ impl FromStr for Cursor {
             part.copy_from_slice(&bytes[range]);
             u64::from_be_bytes(part)
         };
-        let cursor = Self { epoch: number(1..9), position: Position(number(9..17)), digest: number(17..25) };
+        let cursor = Self {
+            epoch: number(1..9),
+            position: Position(number(9..17)),
+            digest: number(17..25),
+        };
         if cursor.position.0 > i64::MAX as u64 {
             return Err(CursorError);
         }
@@ -94,7 +106,9 @@ impl FromStr for Cursor {
 
 /// A one-byte sum that catches cut and mistyped cursors before they are taken for another place.
 fn check(bytes: &[u8]) -> u8 {
-    bytes.iter().fold(0x5a, |sum: u8, byte| sum.rotate_left(3) ^ byte)
+    bytes
+        .iter()
+        .fold(0x5a, |sum: u8, byte| sum.rotate_left(3) ^ byte)
 }
 
 #[cfg(test)]
@@ -103,14 +117,23 @@ mod tests {
 
     #[test]
     fn the_text_form_is_frozen() {
-        let cursor = Cursor { epoch: 0x0102_0304_0506_0708, position: Position(42), digest: 0xdead_beef_0000_0001 };
+        let cursor = Cursor {
+            epoch: 0x0102_0304_0506_0708,
+            position: Position(42),
+            digest: 0xdead_beef_0000_0001,
+        };
         assert_eq!(cursor.to_string(), "AQECAwQFBgcIAAAAAAAAACrerb7vAAAAAWY");
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
     }
 
     #[test]
     fn every_changed_character_is_noticed_or_names_another_place() {
-        let text = Cursor { epoch: 7, position: Position(9), digest: 11 }.to_string();
+        let text = Cursor {
+            epoch: 7,
+            position: Position(9),
+            digest: 11,
+        }
+        .to_string();
         for at in 0..text.len() {
             let mut other = text.clone().into_bytes();
             other[at] = if other[at] == b'A' { b'B' } else { b'A' };
@@ -123,7 +146,15 @@ mod tests {
 
     #[test]
     fn garbage_is_refused() {
-        for bad in ["", "x", "AAAA", "!!!!", &"A".repeat(34), &"A".repeat(1_000), "AQ=="] {
+        for bad in [
+            "",
+            "x",
+            "AAAA",
+            "!!!!",
+            &"A".repeat(34),
+            &"A".repeat(1_000),
+            "AQ==",
+        ] {
             assert_eq!(bad.parse::<Cursor>(), Err(CursorError), "{bad:?}");
         }
     }

@@ -25,7 +25,7 @@ pub enum AuthScheme {
 impl AuthScheme {
     /// The name as configuration and the API spell it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             AuthScheme::ApiKey => "api_key",
             AuthScheme::Hmac => "hmac",
@@ -71,7 +71,7 @@ pub enum Method {
 impl Method {
     /// The method as HTTP spells it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Method::Post => "POST",
             Method::Put => "PUT",
@@ -116,7 +116,7 @@ impl UndecodableReason {
 
     /// The name as the API and answers spell it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             UndecodableReason::NotJson => "NOT_JSON",
             UndecodableReason::TooDeep => "TOO_DEEP",
@@ -214,11 +214,16 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Outcome; 4] = [Outcome::Applied, Outcome::Duplicate, Outcome::Quarantined, Outcome::Control];
+    pub const ALL: [Outcome; 4] = [
+        Outcome::Applied,
+        Outcome::Duplicate,
+        Outcome::Quarantined,
+        Outcome::Control,
+    ];
 
     /// The name as filters, answers and the API spell it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Outcome::Applied => "APPLIED",
             Outcome::Duplicate => "DUPLICATE",

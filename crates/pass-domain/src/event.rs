@@ -76,6 +76,9 @@ impl Event {
     /// The pass the event is about.
     #[must_use]
     pub fn pass_key(&self) -> PassKey {
-        PassKey { source: self.source.clone(), pass: self.fact.pass.clone() }
+        PassKey {
+            source: self.source.clone(),
+            pass: self.fact.pass.clone(),
+        }
     }
 }

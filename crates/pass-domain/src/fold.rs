@@ -69,7 +69,7 @@ impl State {
 
     /// The name as filters and the API spell it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             State::Unknown => "UNKNOWN",
             State::Created => "CREATED",
@@ -84,14 +84,16 @@ impl State {
 
     /// The state's number, which is also its number in the API and in stored passes.
     #[must_use]
-    pub fn number(self) -> i32 {
-        i32::from(self as u8)
+    pub const fn number(self) -> i32 {
+        self as u8 as i32
     }
 
     /// The state with that number.
     #[must_use]
     pub fn from_number(number: i32) -> Option<State> {
-        State::ALL.into_iter().find(|state| state.number() == number)
+        State::ALL
+            .into_iter()
+            .find(|state| state.number() == number)
     }
 }
 
@@ -164,7 +166,12 @@ impl FactKey {
     /// The place of a fact.
     #[must_use]
     pub fn of(fact: &Fact) -> Self {
-        Self { occur_time: fact.occur_time, basis_rank: fact.time_basis.rank(), kind_rank: fact.kind.rank(), id: fact.id }
+        Self {
+            occur_time: fact.occur_time,
+            basis_rank: fact.time_basis.rank(),
+            kind_rank: fact.kind.rank(),
+            id: fact.id,
+        }
     }
 }
 
@@ -226,7 +233,10 @@ impl Fold {
     /// # Panics
     /// If the fact is late: folding it in place would make the result depend on arrival order.
     pub fn apply(&mut self, fact: &Fact) {
-        assert!(!self.is_late(fact), "a late fact must be folded by Fold::from_facts");
+        assert!(
+            !self.is_late(fact),
+            "a late fact must be folded by Fold::from_facts"
+        );
         self.last = Some(FactKey::of(fact));
         self.kinds
             .entry(fact.kind)
@@ -235,13 +245,21 @@ impl Fold {
                 times.last_time = times.last_time.max(fact.occur_time);
                 times.count += 1;
             })
-            .or_insert(KindTimes { first_time: fact.occur_time, last_time: fact.occur_time, count: 1 });
+            .or_insert(KindTimes {
+                first_time: fact.occur_time,
+                last_time: fact.occur_time,
+                count: 1,
+            });
         self.refs.merge_from(&fact.refs);
         match fact.kind {
             Kind::Installed => self.install(fact),
             Kind::Uninstalled => self.uninstall(fact),
-            Kind::Voided | Kind::Expired | Kind::Reinstated => self.validity = Some((fact.kind, fact.occur_time)),
-            Kind::Redeemed => self.last_redemption = Some(fact.redemption.clone().unwrap_or_default()),
+            Kind::Voided | Kind::Expired | Kind::Reinstated => {
+                self.validity = Some((fact.kind, fact.occur_time))
+            }
+            Kind::Redeemed => {
+                self.last_redemption = Some(fact.redemption.clone().unwrap_or_default())
+            }
             Kind::Created
             | Kind::Viewed
             | Kind::Downloaded
@@ -297,7 +315,10 @@ impl Fold {
     /// Notes a transition's time and clock, and whether its order against the one before is certain.
     fn transition(&mut self, at: usize, fact: &Fact) {
         let installation = &mut self.installations[at];
-        let apart = fact.occur_time.as_second().saturating_sub(installation.transition_time.as_second());
+        let apart = fact
+            .occur_time
+            .as_second()
+            .saturating_sub(installation.transition_time.as_second());
         if installation.transition_basis != fact.time_basis && apart.abs() <= AMBIGUOUS_SECONDS {
             self.order_ambiguous = true;
         }
@@ -310,7 +331,9 @@ impl Fold {
         let key = fact
             .installation
             .as_ref()
-            .map_or(InstallationKey::Anonymous, |reference| InstallationKey::Identified(reference.id.clone()));
+            .map_or(InstallationKey::Anonymous, |reference| {
+                InstallationKey::Identified(reference.id.clone())
+            });
         if let Some(at) = self.installations.iter().position(|i| i.key == key) {
             return at;
         }
@@ -347,7 +370,8 @@ impl PassState {
     /// Merges a snapshot; returns whether it is the newer one. Commutative and idempotent.
     pub fn merge_snapshot(&mut self, snapshot: &Snapshot) -> bool {
         let newer = self.snapshot.as_ref().is_none_or(|mine| {
-            (mine.update_time, mine.content_digest) < (snapshot.update_time, snapshot.content_digest)
+            (mine.update_time, mine.content_digest)
+                < (snapshot.update_time, snapshot.content_digest)
         });
         if newer {
             self.snapshot = Some(snapshot.clone());
@@ -363,7 +387,11 @@ impl PassState {
             Some((_, time)) => (None, Some(time)),
             None => (None, None),
         };
-        let Some((voided, time)) = self.snapshot.as_ref().and_then(|s| Some((s.voided?, s.update_time))) else {
+        let Some((voided, time)) = self
+            .snapshot
+            .as_ref()
+            .and_then(|s| Some((s.voided?, s.update_time)))
+        else {
             return by_fact;
         };
         if fact_time.is_some_and(|fact_time| time <= fact_time) {
@@ -416,7 +444,11 @@ impl PassState {
     /// How often the pass was redeemed: the vendor's count if it gives one (it may go down), else the number of facts.
     #[must_use]
     pub fn redeemed_count(&self) -> i64 {
-        let facts = self.fold.kinds.get(&Kind::Redeemed).map_or(0, |times| times.count);
+        let facts = self
+            .fold
+            .kinds
+            .get(&Kind::Redeemed)
+            .map_or(0, |times| times.count);
         self.snapshot
             .as_ref()
             .and_then(|snapshot| snapshot.redeemed_count)

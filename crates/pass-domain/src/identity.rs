@@ -56,7 +56,12 @@ impl<'a> Part<'a> {
 /// Makes a fact's id from its source, its tag (the kind, or the name of a transition) and its parts.
 /// `lead` is the vendor time among the parts, if there is one.
 #[must_use]
-pub fn event_id(source: &SourceUid, tag: &str, parts: &[Part<'_>], lead: Option<Timestamp>) -> EventId {
+pub fn event_id(
+    source: &SourceUid,
+    tag: &str,
+    parts: &[Part<'_>],
+    lead: Option<Timestamp>,
+) -> EventId {
     let mut digest = Sha256::new();
     digest.update(b"passline.event");
     digest.update(IDENTITY_VERSION.to_be_bytes());
@@ -70,7 +75,9 @@ pub fn event_id(source: &SourceUid, tag: &str, parts: &[Part<'_>], lead: Option<
     bytes.copy_from_slice(&digest[..16]);
     if let Some(lead) = lead {
         let (seconds, nanos) = to_parts(lead);
-        let millis = seconds.saturating_mul(1_000).saturating_add(i64::from(nanos) / 1_000_000);
+        let millis = seconds
+            .saturating_mul(1_000)
+            .saturating_add(i64::from(nanos) / 1_000_000);
         let millis = u64::try_from(millis).unwrap_or(0).min((1 << 48) - 1);
         bytes[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
     }
@@ -96,7 +103,11 @@ pub fn content_digest(parts: &[Part<'_>]) -> u64 {
 fn feed(digest: &mut Sha256, part: Part<'_>) {
     let mut put = |marker: u8, bytes: &[u8]| {
         digest.update([marker]);
-        digest.update(u32::try_from(bytes.len()).expect("a part is far below 4 GiB").to_be_bytes());
+        digest.update(
+            u32::try_from(bytes.len())
+                .expect("a part is far below 4 GiB")
+                .to_be_bytes(),
+        );
         digest.update(bytes);
     };
     match part {
@@ -120,9 +131,22 @@ mod tests {
     #[test]
     fn ids_are_frozen() {
         let time = from_parts(1_608_644_748, 43_410_000);
-        let with_time = event_id(&source(), "INSTALLED", &[Part::Text("5u5EO18473CDVG0Vw0VgPV"), Part::time(time)], time);
-        let without = event_id(&source(), "DELETED", &[Part::Text("5u5EO18473CDVG0Vw0VgPV")], None);
-        assert_eq!(with_time.to_string(), "evt_01768ab2e30b862782f8d2d7f82ef051");
+        let with_time = event_id(
+            &source(),
+            "INSTALLED",
+            &[Part::Text("5u5EO18473CDVG0Vw0VgPV"), Part::time(time)],
+            time,
+        );
+        let without = event_id(
+            &source(),
+            "DELETED",
+            &[Part::Text("5u5EO18473CDVG0Vw0VgPV")],
+            None,
+        );
+        assert_eq!(
+            with_time.to_string(),
+            "evt_01768ab2e30b862782f8d2d7f82ef051"
+        );
         assert_eq!(without.to_string(), "evt_bcbef302acff8ab9933eb50b8c65207a");
     }
 

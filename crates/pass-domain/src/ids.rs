@@ -61,13 +61,22 @@ impl SourceUid {
             return Err(IdError::Empty { what });
         }
         if text.len() > SOURCE_BYTES_MAX {
-            return Err(IdError::TooLong { what, bytes: text.len(), bytes_max: SOURCE_BYTES_MAX });
+            return Err(IdError::TooLong {
+                what,
+                bytes: text.len(),
+                bytes_max: SOURCE_BYTES_MAX,
+            });
         }
         let first = text.as_bytes()[0];
         if !first.is_ascii_lowercase()
-            || !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            || !text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         {
-            return Err(IdError::Character { what, allowed: "use a-z, 0-9 and '-', and start with a letter" });
+            return Err(IdError::Character {
+                what,
+                allowed: "use a-z, 0-9 and '-', and start with a letter",
+            });
         }
         Ok(Self(text.into()))
     }
@@ -100,10 +109,17 @@ impl VendorId {
             return Err(IdError::Empty { what });
         }
         if text.len() > ID_BYTES_MAX {
-            return Err(IdError::TooLong { what, bytes: text.len(), bytes_max: ID_BYTES_MAX });
+            return Err(IdError::TooLong {
+                what,
+                bytes: text.len(),
+                bytes_max: ID_BYTES_MAX,
+            });
         }
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(IdError::Character { what, allowed: "only visible ASCII is allowed" });
+            return Err(IdError::Character {
+                what,
+                allowed: "only visible ASCII is allowed",
+            });
         }
         Ok(Self(text.into()))
     }
@@ -123,9 +139,35 @@ impl fmt::Display for VendorId {
 
 /// Characters of a vendor id that are escaped in a resource name (AIP-122 allows unreserved ones as they are).
 const SEGMENT: &AsciiSet = &CONTROLS
-    .add(b' ').add(b'!').add(b'"').add(b'#').add(b'$').add(b'%').add(b'&').add(b'\'').add(b'(').add(b')')
-    .add(b'*').add(b'+').add(b',').add(b'/').add(b':').add(b';').add(b'<').add(b'=').add(b'>').add(b'?')
-    .add(b'@').add(b'[').add(b'\\').add(b']').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+    .add(b' ')
+    .add(b'!')
+    .add(b'"')
+    .add(b'#')
+    .add(b'$')
+    .add(b'%')
+    .add(b'&')
+    .add(b'\'')
+    .add(b'(')
+    .add(b')')
+    .add(b'*')
+    .add(b'+')
+    .add(b',')
+    .add(b'/')
+    .add(b':')
+    .add(b';')
+    .add(b'<')
+    .add(b'=')
+    .add(b'>')
+    .add(b'?')
+    .add(b'@')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
 
 /// Which pass: the source and the vendor's id of it. Its resource name is `sources/{source}/passes/{pass}`
 /// with the vendor's id percent-encoded.
@@ -139,7 +181,12 @@ pub struct PassKey {
 
 impl fmt::Display for PassKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sources/{}/passes/{}", self.source, utf8_percent_encode(self.pass.as_str(), SEGMENT))
+        write!(
+            f,
+            "sources/{}/passes/{}",
+            self.source,
+            utf8_percent_encode(self.pass.as_str(), SEGMENT)
+        )
     }
 }
 
@@ -147,21 +194,38 @@ impl FromStr for PassKey {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let form = IdError::Form { what: "pass name", form: "sources/{source}/passes/{pass}" };
+        let form = IdError::Form {
+            what: "pass name",
+            form: "sources/{source}/passes/{pass}",
+        };
         let rest = text.strip_prefix("sources/").ok_or_else(|| form.clone())?;
         let (source, pass) = rest.split_once("/passes/").ok_or_else(|| form.clone())?;
         if pass.contains('/') {
             return Err(form);
         }
         let pass = percent_decode_str(pass).decode_utf8().map_err(|_| form)?;
-        Ok(Self { source: SourceUid::new(source)?, pass: VendorId::new(&pass)? })
+        Ok(Self {
+            source: SourceUid::new(source)?,
+            pass: VendorId::new(&pass)?,
+        })
     }
 }
 
 /// Reads `prefix` followed by 32 lower-case hexadecimal digits.
-fn parse_prefixed(text: &str, prefix: &'static str, what: &'static str, form: &'static str) -> Result<Uuid, IdError> {
-    let digits = text.strip_prefix(prefix).ok_or(IdError::Form { what, form })?;
-    if digits.len() != 32 || !digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+fn parse_prefixed(
+    text: &str,
+    prefix: &'static str,
+    what: &'static str,
+    form: &'static str,
+) -> Result<Uuid, IdError> {
+    let digits = text
+        .strip_prefix(prefix)
+        .ok_or(IdError::Form { what, form })?;
+    if digits.len() != 32
+        || !digits
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    {
         return Err(IdError::Form { what, form });
     }
     Uuid::parse_str(digits).map_err(|_| IdError::Form { what, form })
@@ -218,8 +282,19 @@ mod tests {
 
     #[test]
     fn pass_names_round_trip_whatever_the_vendor_put_in_its_id() {
-        for id in ["5u5EO18473CDVG0Vw0VgPV", "a/b", "a%2Fb", "x:y?z=#1", "~.-_", "..", "{}\"\\^`|<>"] {
-            let key = PassKey { source: SourceUid::new("acme").expect("valid"), pass: VendorId::new(id).expect("valid") };
+        for id in [
+            "5u5EO18473CDVG0Vw0VgPV",
+            "a/b",
+            "a%2Fb",
+            "x:y?z=#1",
+            "~.-_",
+            "..",
+            "{}\"\\^`|<>",
+        ] {
+            let key = PassKey {
+                source: SourceUid::new("acme").expect("valid"),
+                pass: VendorId::new(id).expect("valid"),
+            };
             let name = key.to_string();
             assert_eq!(name.matches('/').count(), 3, "{name}");
             assert_eq!(name.parse::<PassKey>().expect("round trip"), key);
@@ -234,7 +309,15 @@ mod tests {
         for bad in ["", "Acme", "1a", "a_b", "a/b", &"x".repeat(64)] {
             assert!(SourceUid::new(bad).is_err(), "{bad:?}");
         }
-        for bad in ["", "sources/a", "sources/a/passes/", "sources/a/passes/b/c", "sources//passes/b", "passes/b", "sources/a/passes/%FF"] {
+        for bad in [
+            "",
+            "sources/a",
+            "sources/a/passes/",
+            "sources/a/passes/b/c",
+            "sources//passes/b",
+            "passes/b",
+            "sources/a/passes/%FF",
+        ] {
             assert!(bad.parse::<PassKey>().is_err(), "{bad:?}");
         }
     }

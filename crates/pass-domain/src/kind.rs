@@ -65,7 +65,7 @@ impl Kind {
 
     /// The name as filters and the API spell it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Kind::Created => "CREATED",
             Kind::Viewed => "VIEWED",
@@ -89,8 +89,8 @@ impl Kind {
 
     /// The kind's number, which is also its number in the API and in stored events.
     #[must_use]
-    pub fn number(self) -> i32 {
-        i32::from(self as u8)
+    pub const fn number(self) -> i32 {
+        self as u8 as i32
     }
 
     /// The kind with that number.

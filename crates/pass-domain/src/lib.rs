@@ -11,6 +11,7 @@ pub mod cursor;
 pub mod delivery;
 pub mod event;
 pub mod fact;
+pub mod filter;
 pub mod fold;
 pub mod identity;
 pub mod ids;

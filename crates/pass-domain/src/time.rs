@@ -49,7 +49,8 @@ pub fn to_parts(time: Timestamp) -> (i64, i32) {
 /// The instant in whole microseconds since 1970, rounded down: the form that databases index.
 #[must_use]
 pub fn to_micros(time: Timestamp) -> i64 {
-    i64::try_from(time.as_nanosecond().div_euclid(1_000)).expect("microseconds of years 1 to 9999 fit in 64 bits")
+    i64::try_from(time.as_nanosecond().div_euclid(1_000))
+        .expect("microseconds of years 1 to 9999 fit in 64 bits")
 }
 
 /// The instant from whole microseconds since 1970, or `None` out of range.
@@ -75,7 +76,13 @@ mod tests {
 
     #[test]
     fn parts_round_trip_and_floor_below_1970() {
-        for (seconds, nanos) in [(0, 0), (-1, 999_999_999), (SECONDS_MIN, 0), (SECONDS_MAX - 1, 999_999_999), (1_608_644_518, 743_534_000)] {
+        for (seconds, nanos) in [
+            (0, 0),
+            (-1, 999_999_999),
+            (SECONDS_MIN, 0),
+            (SECONDS_MAX - 1, 999_999_999),
+            (1_608_644_518, 743_534_000),
+        ] {
             let time = from_parts(seconds, nanos).expect("in range");
             assert_eq!(to_parts(time), (seconds, nanos));
         }
@@ -104,8 +111,14 @@ mod tests {
     fn suspect_times_are_before_2000_or_over_a_day_ahead() {
         let receive = from_parts(1_700_000_000, 0).expect("in range");
         assert!(is_suspect(from_parts(0, 0).expect("in range"), receive));
-        assert!(is_suspect(from_parts(1_700_000_000 + 86_401, 0).expect("in range"), receive));
-        assert!(!is_suspect(from_parts(1_700_000_000 + 86_400, 0).expect("in range"), receive));
+        assert!(is_suspect(
+            from_parts(1_700_000_000 + 86_401, 0).expect("in range"),
+            receive
+        ));
+        assert!(!is_suspect(
+            from_parts(1_700_000_000 + 86_400, 0).expect("in range"),
+            receive
+        ));
         assert!(!is_suspect(receive, receive));
     }
 }

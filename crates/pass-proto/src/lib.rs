@@ -8,7 +8,11 @@ pub mod convert;
 pub mod status;
 
 /// Generated from `proto/passline/v1`.
-#[expect(clippy::large_enum_variant, clippy::doc_markdown, reason = "generated code; its documentation is in the protos")]
+#[expect(
+    clippy::large_enum_variant,
+    clippy::doc_markdown,
+    reason = "generated code; its documentation is in the protos"
+)]
 pub mod v1 {
     tonic::include_proto!("passline.v1");
 }

@@ -51,8 +51,14 @@ fn snapshot(seconds: i64, voided: Option<bool>) -> Snapshot {
 /// Folds the facts given in any order and checks state and number of open installations.
 #[track_caller]
 fn check(facts: &[(Kind, i64, Option<&str>)], state: State, open: usize) -> PassState {
-    let facts: Vec<Fact> = facts.iter().map(|&(kind, seconds, id)| fact(kind, seconds, id)).collect();
-    let pass = PassState { fold: Fold::from_facts(&facts), snapshot: None };
+    let facts: Vec<Fact> = facts
+        .iter()
+        .map(|&(kind, seconds, id)| fact(kind, seconds, id))
+        .collect();
+    let pass = PassState {
+        fold: Fold::from_facts(&facts),
+        snapshot: None,
+    };
     assert_eq!(pass.state(), state);
     assert_eq!(pass.fold.open_installations().count(), open);
     pass
@@ -64,42 +70,114 @@ fn the_state_table_holds() {
     check(&[], State::Unknown, 0);
     check(&[(Fetched, 1, None)], State::Unknown, 0);
     check(&[(Created, 1, None)], State::Created, 0);
-    check(&[(Created, 1, None), (Downloaded, 2, None)], State::Downloaded, 0);
-    check(&[(Created, 1, None), (Installed, 2, None)], State::Installed, 1);
-    check(&[(Installed, 2, None), (Uninstalled, 3, None)], State::Uninstalled, 0);
+    check(
+        &[(Created, 1, None), (Downloaded, 2, None)],
+        State::Downloaded,
+        0,
+    );
+    check(
+        &[(Created, 1, None), (Installed, 2, None)],
+        State::Installed,
+        1,
+    );
+    check(
+        &[(Installed, 2, None), (Uninstalled, 3, None)],
+        State::Uninstalled,
+        0,
+    );
     check(&[(Uninstalled, 3, None)], State::Uninstalled, 0);
     check(&[(Installed, 2, None), (Voided, 3, None)], State::Voided, 1);
-    check(&[(Installed, 2, None), (Expired, 3, None)], State::Expired, 1);
-    check(&[(Installed, 2, None), (Voided, 3, None), (Reinstated, 4, None)], State::Installed, 1);
-    check(&[(Installed, 2, None), (Deleted, 1, None)], State::Deleted, 1);
-    check(&[(Deleted, 1, None), (Reinstated, 4, None), (Created, 9, None)], State::Deleted, 0);
+    check(
+        &[(Installed, 2, None), (Expired, 3, None)],
+        State::Expired,
+        1,
+    );
+    check(
+        &[
+            (Installed, 2, None),
+            (Voided, 3, None),
+            (Reinstated, 4, None),
+        ],
+        State::Installed,
+        1,
+    );
+    check(
+        &[(Installed, 2, None), (Deleted, 1, None)],
+        State::Deleted,
+        1,
+    );
+    check(
+        &[
+            (Deleted, 1, None),
+            (Reinstated, 4, None),
+            (Created, 9, None),
+        ],
+        State::Deleted,
+        0,
+    );
 }
 
 #[test]
 fn uninstall_at_the_same_instant_follows_install() {
-    check(&[(Kind::Uninstalled, 5, Some("a")), (Kind::Installed, 5, Some("a"))], State::Uninstalled, 0);
+    check(
+        &[
+            (Kind::Uninstalled, 5, Some("a")),
+            (Kind::Installed, 5, Some("a")),
+        ],
+        State::Uninstalled,
+        0,
+    );
 }
 
 #[test]
 fn late_install_does_not_reopen_its_installation() {
-    check(&[(Kind::Uninstalled, 5, Some("a")), (Kind::Installed, 4, Some("a"))], State::Uninstalled, 0);
-    check(&[(Kind::Uninstalled, 5, None), (Kind::Installed, 4, None)], State::Uninstalled, 0);
+    check(
+        &[
+            (Kind::Uninstalled, 5, Some("a")),
+            (Kind::Installed, 4, Some("a")),
+        ],
+        State::Uninstalled,
+        0,
+    );
+    check(
+        &[(Kind::Uninstalled, 5, None), (Kind::Installed, 4, None)],
+        State::Uninstalled,
+        0,
+    );
 }
 
 #[test]
 fn uninstall_with_an_id_closes_only_that_installation() {
     let pass = check(
-        &[(Kind::Installed, 1, Some("a")), (Kind::Installed, 2, Some("b")), (Kind::Uninstalled, 3, Some("a"))],
+        &[
+            (Kind::Installed, 1, Some("a")),
+            (Kind::Installed, 2, Some("b")),
+            (Kind::Uninstalled, 3, Some("a")),
+        ],
         State::Installed,
         1,
     );
-    assert_eq!(pass.fold.open_installations().next().expect("open").as_str(), "b");
+    assert_eq!(
+        pass.fold
+            .open_installations()
+            .next()
+            .expect("open")
+            .as_str(),
+        "b"
+    );
     assert!(!pass.fold.installations_uncertain);
 }
 
 #[test]
 fn uninstall_without_an_id_closes_the_only_open_one() {
-    let pass = check(&[(Kind::Installed, 1, Some("a")), (Kind::Uninstalled, 3, None)], State::Uninstalled, 0);
+    let pass = check(
+        &[
+            (Kind::Installed, 1, Some("a")),
+            (Kind::Uninstalled, 3, None),
+        ],
+        State::Uninstalled,
+        0,
+    );
     assert!(!pass.fold.installations_uncertain);
 }
 
@@ -116,22 +194,55 @@ fn uninstall_without_an_id_among_several_closes_the_oldest_and_says_so() {
         State::Installed,
         1,
     );
-    assert_eq!(pass.fold.open_installations().next().expect("open").as_str(), "a", "b was opened first");
+    assert_eq!(
+        pass.fold
+            .open_installations()
+            .next()
+            .expect("open")
+            .as_str(),
+        "a",
+        "b was opened first"
+    );
     assert!(pass.fold.installations_uncertain);
 }
 
 #[test]
 fn a_token_refresh_that_looks_like_an_install_opens_nothing_new() {
-    let pass = check(&[(Kind::Installed, 1, None), (Kind::Installed, 9, None)], State::Installed, 1);
+    let pass = check(
+        &[(Kind::Installed, 1, None), (Kind::Installed, 9, None)],
+        State::Installed,
+        1,
+    );
     assert_eq!(pass.fold.installations[0].open_time, Some(at(1)));
 }
 
 #[test]
 fn fetch_update_and_redeem_never_change_installation() {
     use Kind::*;
-    for kind in [Fetched, Updated, Redeemed, Scanned, Viewed, Personalized, RegistrationRefreshed, Other] {
-        check(&[(Installed, 1, None), (Uninstalled, 2, None), (kind, 3, None)], State::Uninstalled, 0);
-        check(&[(Installed, 1, None), (kind, 3, None)], State::Installed, 1);
+    for kind in [
+        Fetched,
+        Updated,
+        Redeemed,
+        Scanned,
+        Viewed,
+        Personalized,
+        RegistrationRefreshed,
+        Other,
+    ] {
+        check(
+            &[
+                (Installed, 1, None),
+                (Uninstalled, 2, None),
+                (kind, 3, None),
+            ],
+            State::Uninstalled,
+            0,
+        );
+        check(
+            &[(Installed, 1, None), (kind, 3, None)],
+            State::Installed,
+            1,
+        );
     }
 }
 
@@ -149,14 +260,21 @@ fn transitions_close_together_by_different_clocks_are_ambiguous() {
 
 #[test]
 fn a_later_snapshot_overrules_voiding_and_an_earlier_one_does_not() {
-    let mut pass = check(&[(Kind::Created, 1, None), (Kind::Voided, 5, None)], State::Voided, 0);
+    let mut pass = check(
+        &[(Kind::Created, 1, None), (Kind::Voided, 5, None)],
+        State::Voided,
+        0,
+    );
     pass.merge_snapshot(&snapshot(4, Some(false)));
     assert_eq!(pass.state(), State::Voided);
     pass.merge_snapshot(&snapshot(6, Some(false)));
     assert_eq!(pass.state(), State::Created);
     pass.merge_snapshot(&snapshot(7, Some(true)));
     assert_eq!(pass.state(), State::Voided);
-    assert!(!pass.merge_snapshot(&snapshot(6, Some(false))), "an older snapshot changes nothing");
+    assert!(
+        !pass.merge_snapshot(&snapshot(6, Some(false))),
+        "an older snapshot changes nothing"
+    );
     assert_eq!(pass.state(), State::Voided);
 }
 
@@ -164,8 +282,13 @@ fn a_later_snapshot_overrules_voiding_and_an_earlier_one_does_not() {
 fn installations_are_bounded_and_the_oldest_closed_one_is_forgotten() {
     let mut facts = Vec::new();
     for number in 0..INSTALLATIONS_MAX + 3 {
-        let mut install = fact(Kind::Installed, i64::try_from(number).expect("small"), Some("x"));
-        install.installation.as_mut().expect("set").id = VendorId::new(&format!("i{number}")).expect("valid");
+        let mut install = fact(
+            Kind::Installed,
+            i64::try_from(number).expect("small"),
+            Some("x"),
+        );
+        install.installation.as_mut().expect("set").id =
+            VendorId::new(&format!("i{number}")).expect("valid");
         facts.push(install);
     }
     let fold = Fold::from_facts(&facts);
@@ -178,7 +301,11 @@ fn any_fact() -> impl Strategy<Value = Fact> {
     let ids = proptest::sample::select(vec![None, Some("a"), Some("b"), Some("c")]);
     (kinds, -400_i64..400, ids, 0_u8..3).prop_map(|(kind, seconds, id, basis)| {
         let mut fact = fact(kind, seconds, id);
-        fact.time_basis = [TimeBasis::VendorEvent, TimeBasis::VendorState, TimeBasis::Received][usize::from(basis)];
+        fact.time_basis = [
+            TimeBasis::VendorEvent,
+            TimeBasis::VendorState,
+            TimeBasis::Received,
+        ][usize::from(basis)];
         let mut bytes = *fact.id.as_bytes();
         bytes[10] = basis;
         fact.id = EventId::from_bytes(bytes);
