@@ -8,6 +8,7 @@
 //! | age | `connection_age_max`, then `connection_grace` | `Connection: close` after the current request, then cut |
 //! | head size | `header_bytes_max`, `header_count_max` | 431 and closed |
 //! | a body | [`read_body`] with [`BodyTimeouts`] | the service answers |
+//! | a panic in the service | | 500, the connection lives on |
 //! | the end | `drain_timeout` after [`Shutdown::stopping`] | cut |
 //!
 //! Over the connection limit the listener stops accepting instead of accepting
@@ -19,7 +20,7 @@
 //! `listener/watch.rs`) gives the current deadline, because hyper's own header timer
 //! also runs while a kept-alive connection is idle and so can't tell the two
 //! apart. While a request is being served there is no deadline here: that
-//! belongs to the service.
+//! belongs to the service; an answer that nobody reads ends by the age.
 
 use std::convert::Infallible;
 use std::io;

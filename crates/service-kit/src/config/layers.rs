@@ -70,6 +70,8 @@ pub(super) fn from_tracked(path: &serde_path_to_error::Path) -> Vec<Segment> {
 /// The merged tree.
 pub(super) struct Layers {
     tree: Table,
+    /// What the file alone said, to tell origins.
+    file_tree: Table,
     file: Option<PathBuf>,
     env: HashMap<Vec<Segment>, String>,
     /// Paths set by the environment that are still the raw string.
@@ -82,12 +84,14 @@ pub(super) struct Layers {
 
 impl Layers {
     pub(super) fn read(source: &Sources, faults: &mut Faults) -> Self {
+        let file_tree = source
+            .file
+            .as_deref()
+            .and_then(|path| read_file(path, source.section, faults))
+            .unwrap_or_default();
         let mut layers = Self {
-            tree: source
-                .file
-                .as_deref()
-                .and_then(|path| read_file(path, source.section, faults))
-                .unwrap_or_default(),
+            tree: file_tree.clone(),
+            file_tree,
             file: source.file.clone(),
             env: HashMap::new(),
             raw: Vec::new(),
@@ -219,20 +223,16 @@ impl Layers {
         }
     }
 
-    /// Returns who set the value at `path`.
+    /// Returns who set the value at `path`; where nobody did, the file it
+    /// could have been in.
     pub(super) fn origin(&self, path: &[Segment]) -> Origin {
-        for end in (1..=path.len()).rev() {
-            if let Some(name) = self.env.get(&path[..end]) {
-                return Origin::Env(name.clone());
-            }
-        }
-        match &self.file {
-            Some(file) => Origin::File(file.clone()),
-            None => Origin::Default,
+        match (self.setter(path), &self.file) {
+            (Origin::Default, Some(file)) => Origin::File(file.clone()),
+            (origin, _) => origin,
         }
     }
 
-    /// Returns who set the value at a printed path; `Default` if nobody did.
+    /// Returns who set the value at a printed path.
     pub(super) fn origin_of_text(&self, text: &str) -> Origin {
         let path: Vec<Segment> = text
             .split(['.', '['])
@@ -242,10 +242,26 @@ impl Layers {
                 _ => Segment::Key(part.to_owned()),
             })
             .collect();
-        match self.origin(&path) {
-            Origin::File(_) if find(&self.tree, &path).is_none() => Origin::Default,
-            origin => origin,
+        self.setter(&path)
+    }
+
+    fn setter(&self, path: &[Segment]) -> Origin {
+        let above = (1..=path.len()).rev();
+        if let Some(name) = above.filter_map(|end| self.env.get(&path[..end])).next() {
+            return Origin::Env(name.clone());
         }
+        if let Some(file) = &self.file
+            && find(&self.file_tree, path).is_some()
+        {
+            return Origin::File(file.clone());
+        }
+        // A table that exists only because variables set keys inside it.
+        self.env
+            .iter()
+            .filter(|(set, _)| set.starts_with(path))
+            .map(|(_, name)| name)
+            .min()
+            .map_or(Origin::Default, |name| Origin::Env(name.clone()))
     }
 }
 

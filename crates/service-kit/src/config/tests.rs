@@ -197,6 +197,69 @@ fn all_faults_are_reported_at_once_with_place_and_fix() {
 }
 
 #[test]
+fn each_fault_names_who_set_the_value() {
+    let faults = load_text(
+        "[http]\nworkers = 99\nratio = true\n",
+        &[
+            ("GATEWAY__HTPP__LISTEN", "x"),
+            ("GATEWAY__HTTP__BODY_BYTES_MAX", "1GiB"),
+            ("GATEWAY__HTTP__LABEL__X", "1"),
+            ("GATEWAY__HTTP__", "1"),
+        ],
+    )
+    .unwrap_err();
+    let origin = |path: &str| {
+        let fault = faults.iter().find(|fault| fault.path == path);
+        fault
+            .unwrap_or_else(|| panic!("no fault of {path} in {faults}"))
+            .origin
+            .clone()
+    };
+    let env = |name: &str| Origin::Env(name.to_owned());
+    assert_eq!(origin("htpp"), env("GATEWAY__HTPP__LISTEN"));
+    assert_eq!(
+        origin("http.body_bytes_max"),
+        env("GATEWAY__HTTP__BODY_BYTES_MAX")
+    );
+    assert_eq!(origin("http.label"), env("GATEWAY__HTTP__LABEL__X"));
+    assert_eq!(origin("http."), env("GATEWAY__HTTP__"));
+    assert!(matches!(origin("http.workers"), Origin::File(_)));
+    assert!(matches!(origin("http.ratio"), Origin::File(_)));
+    assert_eq!(faults.len(), 6, "{faults}");
+}
+
+#[test]
+fn structs_that_deny_unknown_keys_themselves_report_all_too() {
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Strict {
+        port: u16,
+    }
+    impl Validate for Strict {
+        fn validate(&self, _faults: &mut Faults) {}
+    }
+    let variables = ["STRICT__PROT", "STRICT__OTHER"].map(|name| (name.to_owned(), "1".to_owned()));
+    let faults = load::<Strict>(&Sources {
+        env_prefix: "STRICT",
+        env: variables.into(),
+        ..Sources::default()
+    })
+    .unwrap_err();
+    assert_eq!(paths(&faults), ["other", "prot"]);
+    assert!(faults.to_string().contains("`port`"), "{faults}");
+}
+
+#[test]
+fn plaintext_off_loopback_must_be_acknowledged() {
+    let mut faults = Faults::default();
+    faults.plaintext("listen", ([127, 0, 0, 1], 80).into(), false);
+    faults.plaintext("listen", ([0, 0, 0, 0], 80).into(), true);
+    assert!(faults.is_empty());
+    faults.plaintext("listen", ([0, 0, 0, 0], 80).into(), false);
+    assert_eq!(paths(&faults), ["listen"]);
+}
+
+#[test]
 fn a_string_in_the_wrong_place_is_not_repeated() {
     let faults =
         load_text("token = \"hunter2\"\n[http]\nworkers = \"hunter3\"\n", &[]).unwrap_err();

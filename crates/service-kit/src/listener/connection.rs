@@ -2,12 +2,14 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::{Request, Response};
+use futures_util::FutureExt as _;
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,6 +31,15 @@ pub(super) struct Settings {
     keep_alive_idle: Duration,
     age_max: Duration,
     grace: Duration,
+}
+
+/// The answer to a request whose handler panicked. The panic hook has printed
+/// the panic; this says that it cost a request.
+fn internal_error() -> Response<Body> {
+    tracing::error!("a request handler panicked");
+    let mut response = Response::new(Body::from("internal error"));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response
 }
 
 /// Why a connection was ended by us.
@@ -87,10 +98,13 @@ impl Settings {
                 move |mut request: Request<Incoming>| {
                     watch.busy();
                     request.extensions_mut().insert(peer);
-                    let answer = service.clone().oneshot(request);
+                    let answer = AssertUnwindSafe(service.clone().oneshot(request));
                     let watch = watch.clone();
                     async move {
-                        let response = answer.await?;
+                        let response = match answer.catch_unwind().await {
+                            Ok(response) => response?,
+                            Err(_panic) => internal_error(),
+                        };
                         Ok::<_, Infallible>(response.map(|body| watch.until_written(body)))
                     }
                 }

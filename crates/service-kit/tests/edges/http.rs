@@ -64,6 +64,7 @@ async fn start(limits: HttpLimits) -> Edge {
     let router = Router::new()
         .route("/echo", post(echo))
         .route("/slow", get(slow))
+        .route("/panic", get(async || -> &str { panic!("on purpose") }))
         .route(
             "/peer",
             get(async |Extension(PeerAddr(peer)): Extension<PeerAddr>| peer.to_string()),
@@ -133,6 +134,28 @@ async fn requests_carry_the_peers_address() {
     let answer = ask_peer(&mut edge.connect().await).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.contains("content-length:"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_panic_costs_one_answer_and_not_the_connection() {
+    let edge = start(short()).await;
+    let mut stream = edge.connect().await;
+    send(&mut stream, "GET /panic HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let answer = until_text(&mut stream, "internal error").await;
+    assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+    ask_peer(&mut stream).await;
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_turn() {
+    let edge = start(short()).await;
+    let mut stream = edge.connect().await;
+    let own = stream.local_addr().unwrap().to_string();
+    let echo = "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc";
+    send(&mut stream, &format!("{echo}{PEER}")).await;
+    let answers = until_text(&mut stream, &own).await;
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
+    assert!(answers.contains("abc"), "{answers}");
 }
 
 #[tokio::test]
