@@ -32,7 +32,6 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -43,12 +42,13 @@ pub use self::options::{
     APPEND_QUEUE_CEILING, EmbeddedOptions, OpenError, SEGMENT_BYTES_CEILING, WallClock,
 };
 pub use self::quarantine::{Quarantined, quarantine_damage};
+pub use self::shared::APPEND_WAIT_MAX;
 
 use self::directory::Directory;
 use self::keeper::{Keeper, KeeperDesk};
 use self::reader::Reader;
 use self::recover::recover;
-use self::shared::{APPEND_WAIT_MAX, Shared};
+use self::shared::Shared;
 use self::writer::{Command, Writer, group_bytes_max};
 use crate::{
     AppendError, LeaseError, Leased, RewindError, RewindOutcome, Sequence, SettleError, Spool,
@@ -334,9 +334,4 @@ impl Spool for EmbeddedSpool {
         let _ = self.commands.send(Command::Close).await;
         let _ = tokio::task::spawn_blocking(move || ending.end()).await;
     }
-}
-
-/// How long an append may wait before its outcome counts as unknown.
-pub const fn append_wait_max() -> Duration {
-    APPEND_WAIT_MAX
 }

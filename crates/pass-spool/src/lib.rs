@@ -20,7 +20,7 @@ pub use contract::{
     SpoolHealth, SpoolId, SpoolIdInvalid, SpoolStatus,
 };
 pub use embedded::{
-    APPEND_QUEUE_CEILING, DiskOp, EmbeddedOptions, EmbeddedSpool, FaultHook, LEASE_BYTES_CEILING,
-    LEASE_RECORDS_CEILING, OpenError, Quarantined, SEGMENT_BYTES_CEILING, WallClock,
-    append_wait_max, quarantine_damage,
+    APPEND_QUEUE_CEILING, APPEND_WAIT_MAX, DiskOp, EmbeddedOptions, EmbeddedSpool, FaultHook,
+    LEASE_BYTES_CEILING, LEASE_RECORDS_CEILING, OpenError, Quarantined, SEGMENT_BYTES_CEILING,
+    WallClock, quarantine_damage,
 };

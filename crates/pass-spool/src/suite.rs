@@ -10,7 +10,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{AppendError, LeaseError, Leased, RewindError, Sequence, SettleError, Spool, SpoolHealth};
+use crate::{
+    AppendError, LeaseError, Leased, RewindError, Sequence, SettleError, Spool, SpoolHealth,
+};
 
 /// No step of the suite may take longer.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -73,12 +75,17 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 fn record(number: u64) -> Bytes {
-    Bytes::from(format!("record {number} {}", "x".repeat((number % 97) as usize)))
+    Bytes::from(format!(
+        "record {number} {}",
+        "x".repeat((number % 97) as usize)
+    ))
 }
 
 async fn append_numbered<S: Spool>(spool: &S, numbers: std::ops::RangeInclusive<u64>) {
     for number in numbers {
-        let sequence = soon("append", spool.append(record(number))).await.expect("append succeeds");
+        let sequence = soon("append", spool.append(record(number)))
+            .await
+            .expect("append succeeds");
         assert_eq!(sequence, Sequence(number));
     }
 }
@@ -93,8 +100,12 @@ async fn lease_exactly<S: Spool>(spool: &S, count: usize) -> Vec<Leased> {
 }
 
 fn assert_numbered(leased: &[Leased], numbers: std::ops::RangeInclusive<u64>) {
-    let expected: Vec<_> =
-        numbers.map(|number| Leased { sequence: Sequence(number), record: record(number) }).collect();
+    let expected: Vec<_> = numbers
+        .map(|number| Leased {
+            sequence: Sequence(number),
+            record: record(number),
+        })
+        .collect();
     assert_eq!(leased, expected);
 }
 
@@ -110,7 +121,10 @@ pub async fn records_come_back_in_order_without_gaps<F: SpoolFixture>(fixture: &
     assert_numbered(&lease_exactly(&spool, 40).await, 1..=40);
     assert_nothing_to_lease(&spool).await;
     let status = spool.status();
-    assert_eq!((status.last_durable, status.unsettled_records), (Sequence(40), 40));
+    assert_eq!(
+        (status.last_durable, status.unsettled_records),
+        (Sequence(40), 40)
+    );
     assert_eq!(status.health, SpoolHealth::Ok);
     spool.close().await;
 }
@@ -125,7 +139,10 @@ pub async fn lease_waits_for_the_first_record<F: SpoolFixture>(fixture: &F) {
     tokio::time::sleep(QUIET).await;
     assert!(!waiting.is_finished(), "leased from an empty spool");
     append_numbered(&*spool, 1..=1).await;
-    let leased = soon("the waiting lease", waiting).await.expect("no panic").expect("lease succeeds");
+    let leased = soon("the waiting lease", waiting)
+        .await
+        .expect("no panic")
+        .expect("lease succeeds");
     assert_numbered(&leased, 1..=1);
     spool.close().await;
 }
@@ -134,11 +151,18 @@ pub async fn lease_waits_for_the_first_record<F: SpoolFixture>(fixture: &F) {
 pub async fn lease_keeps_to_its_limits_but_gives_at_least_one_record<F: SpoolFixture>(fixture: &F) {
     let spool = fixture.open().await;
     for _ in 0..6 {
-        soon("append", spool.append(Bytes::from(vec![7; 100]))).await.expect("append succeeds");
+        soon("append", spool.append(Bytes::from(vec![7; 100])))
+            .await
+            .expect("append succeeds");
     }
     let mut counts = Vec::new();
     for (records_max, bytes_max) in [(2, usize::MAX), (10, 250), (10, 1), (0, 0)] {
-        counts.push(soon("lease", spool.lease(records_max, bytes_max)).await.expect("lease succeeds").len());
+        counts.push(
+            soon("lease", spool.lease(records_max, bytes_max))
+                .await
+                .expect("lease succeeds")
+                .len(),
+        );
     }
     assert!(counts[0] <= 2 && counts[1] <= 2, "{counts:?}");
     assert_eq!(counts[2..], [1, 1]);
@@ -153,7 +177,9 @@ pub async fn concurrent_leases_share_records_without_overlap<F: SpoolFixture>(fi
         let spool = spool.clone();
         tokio::spawn(async move {
             let mut mine = Vec::new();
-            while let Ok(Ok(leased)) = tokio::time::timeout(QUIET * 4, spool.lease(3, usize::MAX)).await {
+            while let Ok(Ok(leased)) =
+                tokio::time::timeout(QUIET * 4, spool.lease(3, usize::MAX)).await
+            {
                 mine.extend(leased.into_iter().map(|leased| leased.sequence.0));
             }
             mine
@@ -174,7 +200,10 @@ pub async fn cancelled_lease_moves_nothing<F: SpoolFixture>(fixture: &F) {
     let mut given = 0;
     for polls in 0..30_u64 {
         // Polled a few times, then dropped wherever it is.
-        let lease = tokio::time::timeout(Duration::from_micros(polls * 20), spool.lease(1, usize::MAX));
+        let lease = tokio::time::timeout(
+            Duration::from_micros(polls * 20),
+            spool.lease(1, usize::MAX),
+        );
         if let Ok(leased) = lease.await {
             given += 1;
             assert_numbered(&leased.expect("lease succeeds"), given..=given);
@@ -184,7 +213,10 @@ pub async fn cancelled_lease_moves_nothing<F: SpoolFixture>(fixture: &F) {
         }
     }
     if given < 20 {
-        assert_numbered(&lease_exactly(&spool, (20 - given) as usize).await, given + 1..=20);
+        assert_numbered(
+            &lease_exactly(&spool, (20 - given) as usize).await,
+            given + 1..=20,
+        );
     }
     spool.close().await;
 }
@@ -195,11 +227,24 @@ pub async fn settling_is_cumulative_and_idempotent<F: SpoolFixture>(fixture: &F)
     append_numbered(&spool, 1..=10).await;
     lease_exactly(&spool, 10).await;
     for (through, unsettled) in [(0, 10), (7, 3), (3, 3), (7, 3), (10, 0)] {
-        soon("settle", spool.settle(Sequence(through))).await.expect("settle succeeds");
-        assert_eq!(spool.status().unsettled_records, unsettled, "after settling {through}");
+        soon("settle", spool.settle(Sequence(through)))
+            .await
+            .expect("settle succeeds");
+        assert_eq!(
+            spool.status().unsettled_records,
+            unsettled,
+            "after settling {through}"
+        );
     }
     let status = spool.status();
-    assert_eq!((status.settled, status.unsettled_bytes, status.oldest_unsettled_age), (Sequence(10), 0, None));
+    assert_eq!(
+        (
+            status.settled,
+            status.unsettled_bytes,
+            status.oldest_unsettled_age
+        ),
+        (Sequence(10), 0, None)
+    );
     spool.close().await;
 }
 
@@ -208,7 +253,13 @@ pub async fn settling_beyond_the_end_is_refused<F: SpoolFixture>(fixture: &F) {
     let spool = fixture.open().await;
     append_numbered(&spool, 1..=3).await;
     let refused = soon("settle", spool.settle(Sequence(4))).await;
-    assert_eq!(refused, Err(SettleError::Ahead { through: 4, last: 3 }));
+    assert_eq!(
+        refused,
+        Err(SettleError::Ahead {
+            through: 4,
+            last: 3
+        })
+    );
     assert_eq!(spool.status().settled, Sequence(0));
     spool.close().await;
 }
@@ -218,13 +269,24 @@ pub async fn rewinding_back_gives_records_again<F: SpoolFixture>(fixture: &F) {
     let spool = fixture.open().await;
     append_numbered(&spool, 1..=12).await;
     lease_exactly(&spool, 12).await;
-    soon("settle", spool.settle(Sequence(9))).await.expect("settle succeeds");
+    soon("settle", spool.settle(Sequence(9)))
+        .await
+        .expect("settle succeeds");
     for after in [11, 5, 0] {
-        let outcome = soon("rewind", spool.rewind(Sequence(after))).await.expect("rewind succeeds");
+        let outcome = soon("rewind", spool.rewind(Sequence(after)))
+            .await
+            .expect("rewind succeeds");
         assert_eq!(outcome.missing, None);
-        assert_numbered(&lease_exactly(&spool, 12 - after as usize).await, after + 1..=12);
+        assert_numbered(
+            &lease_exactly(&spool, 12 - after as usize).await,
+            after + 1..=12,
+        );
     }
-    assert_eq!(spool.status().unsettled_records, 12, "what the peer lost is not settled any more");
+    assert_eq!(
+        spool.status().unsettled_records,
+        12,
+        "what the peer lost is not settled any more"
+    );
     spool.close().await;
 }
 
@@ -232,7 +294,9 @@ pub async fn rewinding_back_gives_records_again<F: SpoolFixture>(fixture: &F) {
 pub async fn rewinding_forward_skips_records<F: SpoolFixture>(fixture: &F) {
     let spool = fixture.open().await;
     append_numbered(&spool, 1..=12).await;
-    soon("rewind", spool.rewind(Sequence(8))).await.expect("rewind succeeds");
+    soon("rewind", spool.rewind(Sequence(8)))
+        .await
+        .expect("rewind succeeds");
     assert_numbered(&lease_exactly(&spool, 4).await, 9..=12);
     spool.close().await;
 }
@@ -241,7 +305,10 @@ pub async fn rewinding_forward_skips_records<F: SpoolFixture>(fixture: &F) {
 pub async fn rewinding_beyond_the_end_is_refused<F: SpoolFixture>(fixture: &F) {
     let spool = fixture.open().await;
     append_numbered(&spool, 1..=2).await;
-    assert_eq!(soon("rewind", spool.rewind(Sequence(3))).await, Err(RewindError::Ahead { last: 2 }));
+    assert_eq!(
+        soon("rewind", spool.rewind(Sequence(3))).await,
+        Err(RewindError::Ahead { last: 2 })
+    );
     assert_numbered(&lease_exactly(&spool, 2).await, 1..=2);
     spool.close().await;
 }
@@ -256,9 +323,17 @@ pub async fn rewinding_back_wakes_a_waiting_lease<F: SpoolFixture>(fixture: &F) 
         async move { spool.lease(10, usize::MAX).await }
     });
     tokio::time::sleep(QUIET).await;
-    soon("rewind", spool.rewind(Sequence(1))).await.expect("rewind succeeds");
-    let leased = soon("the waiting lease", waiting).await.expect("no panic").expect("lease succeeds");
-    assert_eq!(leased.first().map(|leased| leased.sequence), Some(Sequence(2)));
+    soon("rewind", spool.rewind(Sequence(1)))
+        .await
+        .expect("rewind succeeds");
+    let leased = soon("the waiting lease", waiting)
+        .await
+        .expect("no panic")
+        .expect("lease succeeds");
+    assert_eq!(
+        leased.first().map(|leased| leased.sequence),
+        Some(Sequence(2))
+    );
     spool.close().await;
 }
 
@@ -268,7 +343,9 @@ pub async fn unsettled_records_survive_reopening<F: SpoolFixture>(fixture: &F) {
     let id = spool.id();
     append_numbered(&spool, 1..=10).await;
     lease_exactly(&spool, 6).await;
-    soon("settle", spool.settle(Sequence(4))).await.expect("settle succeeds");
+    soon("settle", spool.settle(Sequence(4)))
+        .await
+        .expect("settle succeeds");
     spool.close().await;
     drop(spool);
 
@@ -278,7 +355,9 @@ pub async fn unsettled_records_survive_reopening<F: SpoolFixture>(fixture: &F) {
     assert_numbered(&lease_exactly(&spool, 6).await, 5..=10);
     append_numbered(&spool, 11..=11).await;
     assert_numbered(&lease_exactly(&spool, 1).await, 11..=11);
-    soon("rewind", spool.rewind(Sequence(0))).await.expect("rewind succeeds");
+    soon("rewind", spool.rewind(Sequence(0)))
+        .await
+        .expect("rewind succeeds");
     assert_numbered(&lease_exactly(&spool, 11).await, 1..=11);
     spool.close().await;
 }
@@ -286,13 +365,40 @@ pub async fn unsettled_records_survive_reopening<F: SpoolFixture>(fixture: &F) {
 /// Records are opaque: no size and no byte is special.
 pub async fn sizes_from_empty_to_the_limit_are_kept_exactly<F: SpoolFixture>(fixture: &F) {
     let spool = fixture.open().await;
-    let sizes = [0, 1, 3, 4, 5, 7, 8, 9, 511, 512, 513, fixture.record_bytes_max()];
+    let sizes = [
+        0,
+        1,
+        3,
+        4,
+        5,
+        7,
+        8,
+        9,
+        511,
+        512,
+        513,
+        fixture.record_bytes_max(),
+    ];
     for (fill, bytes) in sizes.iter().enumerate() {
         // The first is all zero, like unwritten disk.
-        soon("append", spool.append(Bytes::from(vec![fill as u8 * 85; *bytes]))).await.expect("append succeeds");
+        soon(
+            "append",
+            spool.append(Bytes::from(vec![(fill * 85) as u8; *bytes])),
+        )
+        .await
+        .expect("append succeeds");
     }
-    for (fill, leased) in lease_exactly(&spool, sizes.len()).await.into_iter().enumerate() {
-        assert_eq!(leased.record, vec![fill as u8 * 85; sizes[fill]], "record of {} bytes", sizes[fill]);
+    for (fill, leased) in lease_exactly(&spool, sizes.len())
+        .await
+        .into_iter()
+        .enumerate()
+    {
+        assert_eq!(
+            leased.record,
+            vec![(fill * 85) as u8; sizes[fill]],
+            "record of {} bytes",
+            sizes[fill]
+        );
     }
     spool.close().await;
 }
@@ -303,7 +409,13 @@ pub async fn oversized_record_is_refused_and_takes_no_sequence<F: SpoolFixture>(
     append_numbered(&spool, 1..=1).await;
     let bytes_max = fixture.record_bytes_max();
     let refused = soon("append", spool.append(Bytes::from(vec![1; bytes_max + 1]))).await;
-    assert_eq!(refused, Err(AppendError::TooLarge { bytes: bytes_max + 1, bytes_max }));
+    assert_eq!(
+        refused,
+        Err(AppendError::TooLarge {
+            bytes: bytes_max + 1,
+            bytes_max
+        })
+    );
     append_numbered(&spool, 2..=2).await;
     assert_numbered(&lease_exactly(&spool, 2).await, 1..=2);
     spool.close().await;
@@ -317,7 +429,12 @@ pub async fn dropped_append_harms_nobody<F: SpoolFixture>(fixture: &F) {
         let abandoned = spool.append(Bytes::from_static(b"abandoned"));
         let _ = tokio::time::timeout(Duration::from_micros(round * 10), abandoned).await;
         let kept = Bytes::from(format!("kept {round}"));
-        answered.push((soon("append", spool.append(kept.clone())).await.expect("append succeeds"), kept));
+        answered.push((
+            soon("append", spool.append(kept.clone()))
+                .await
+                .expect("append succeeds"),
+            kept,
+        ));
     }
     let last = spool.status().last_durable.0;
     let leased = lease_exactly(&spool, last as usize).await;
@@ -342,7 +459,10 @@ pub async fn every_concurrent_appender_is_served<F: SpoolFixture>(fixture: &F) {
             let mut given = Vec::new();
             for number in 0..EACH {
                 let record = Bytes::from(format!("{appender} {number}"));
-                given.push((spool.append(record.clone()).await.expect("append succeeds"), record));
+                given.push((
+                    spool.append(record.clone()).await.expect("append succeeds"),
+                    record,
+                ));
             }
             given
         }));
@@ -384,10 +504,22 @@ pub async fn closing_finishes_what_was_accepted_and_refuses_the_rest<F: SpoolFix
             (number, Err(error)) => panic!("append {number}: {error}"),
         }
     }
-    assert_eq!(soon("append", spool.append(record(1))).await, Err(AppendError::Closed));
-    assert!(matches!(soon("lease", spool.lease(1, 1)).await, Err(LeaseError::Closed)));
-    assert_eq!(soon("settle", spool.settle(Sequence(0))).await, Err(SettleError::Closed));
-    assert_eq!(soon("rewind", spool.rewind(Sequence(0))).await, Err(RewindError::Closed));
+    assert_eq!(
+        soon("append", spool.append(record(1))).await,
+        Err(AppendError::Closed)
+    );
+    assert!(matches!(
+        soon("lease", spool.lease(1, 1)).await,
+        Err(LeaseError::Closed)
+    ));
+    assert_eq!(
+        soon("settle", spool.settle(Sequence(0))).await,
+        Err(SettleError::Closed)
+    );
+    assert_eq!(
+        soon("rewind", spool.rewind(Sequence(0))).await,
+        Err(RewindError::Closed)
+    );
     drop(spool);
 
     let spool = fixture.open().await;
@@ -403,7 +535,9 @@ pub async fn any_order_of_calls_agrees_with_a_model<F: SpoolFixture>(fixture: &F
     const SEED: u64 = 0x5eed_0001;
     let mut random = SEED;
     let mut below = |limit: u64| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) % limit.max(1)
     };
     let mut spool = fixture.open().await;
@@ -419,7 +553,11 @@ pub async fn any_order_of_calls_agrees_with_a_model<F: SpoolFixture>(fixture: &F
                 }
             }
             4..=6 if leased < last => {
-                let got = soon(&at, spool.lease(1 + below(8) as usize, 40 + below(400) as usize)).await;
+                let got = soon(
+                    &at,
+                    spool.lease(1 + below(8) as usize, 40 + below(400) as usize),
+                )
+                .await;
                 let got = got.expect("lease succeeds");
                 assert!(!got.is_empty(), "{at}");
                 assert_numbered(&got, leased + 1..=leased + got.len() as u64);
@@ -427,12 +565,16 @@ pub async fn any_order_of_calls_agrees_with_a_model<F: SpoolFixture>(fixture: &F
             }
             7 => {
                 let through = below(leased + 1);
-                soon(&at, spool.settle(Sequence(through))).await.expect("settle succeeds");
+                soon(&at, spool.settle(Sequence(through)))
+                    .await
+                    .expect("settle succeeds");
                 settled = settled.max(through);
             }
             8 => {
                 leased = below(last + 1);
-                let outcome = soon(&at, spool.rewind(Sequence(leased))).await.expect("rewind succeeds");
+                let outcome = soon(&at, spool.rewind(Sequence(leased)))
+                    .await
+                    .expect("rewind succeeds");
                 assert_eq!(outcome.missing, None, "{at}");
                 settled = settled.min(leased);
             }
@@ -445,7 +587,11 @@ pub async fn any_order_of_calls_agrees_with_a_model<F: SpoolFixture>(fixture: &F
             _ => {}
         }
         let status = spool.status();
-        let seen = (status.last_durable.0, status.settled.0, status.unsettled_records);
+        let seen = (
+            status.last_durable.0,
+            status.settled.0,
+            status.unsettled_records,
+        );
         assert_eq!(seen, (last, settled, last - settled), "{at}");
     }
     spool.close().await;

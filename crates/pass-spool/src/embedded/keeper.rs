@@ -67,6 +67,8 @@ impl KeeperDesk {
                 return Ok(blank);
             }
             if desk.no_room {
+                // Under the lock, so that room found meanwhile is not reported as lacking for ever.
+                shared.full.store(true, Ordering::Relaxed);
                 return Err(TakeError::NoRoom);
             }
             if desk.stopping {
@@ -239,8 +241,8 @@ impl Keeper {
                     offset,
                 });
                 desk.no_room = false;
-                drop(desk);
                 self.shared.full.store(false, Ordering::Relaxed);
+                drop(desk);
                 self.desk.changed.notify_all();
                 Ok(())
             }

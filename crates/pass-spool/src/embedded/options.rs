@@ -54,7 +54,7 @@ impl EmbeddedOptions {
             retain_age: Duration::from_secs(24 * 60 * 60),
             retain_bytes: None,
             append_queue_max: 1024,
-            clock: Arc::new(SystemTime::now),
+            clock: Arc::new(system_time),
             #[cfg(feature = "planted-bugs")]
             planted_answer_before_sync: false,
             disk: Disk::default(),
@@ -117,6 +117,11 @@ impl EmbeddedOptions {
         }
         Ok(())
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the clock that is passed in by default")]
+fn system_time() -> SystemTime {
+    SystemTime::now()
 }
 
 impl fmt::Debug for EmbeddedOptions {

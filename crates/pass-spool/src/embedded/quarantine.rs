@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::directory::{Directory, segment_path};
 use super::format::{
     FRAME_HEADER_BYTES, FrameHeader, FrameKind, HeaderKind, SEGMENT_HEADER_BYTES, frame_seed,
-    header_encode,
+    header_encode, millis_of,
 };
 use super::options::{EmbeddedOptions, OpenError};
 use super::recover::range_copy;

@@ -73,9 +73,17 @@ impl Reader {
         let mut place = self.place.take().expect("set just above");
         let mut leased = Vec::new();
         let mut bytes = 0;
-        while place.next <= durable && leased.len() < records_max {
+        // A seek into a quarantined gap ends behind it.
+        let mut position = place.next - 1;
+        while position < durable && leased.len() < records_max {
             if place.body.is_empty() {
-                place = self.frame_next(shared, place)?;
+                place = match self.frame_next(shared, place) {
+                    Ok(place) => place,
+                    // What was read is good; the next lease meets the trouble first thing.
+                    Err(_) if !leased.is_empty() => return Ok((leased, position)),
+                    Err(error) => return Err(error),
+                };
+                position = place.next - 1;
                 continue;
             }
             let record_bytes = (&place.body[..]).get_u32_le() as usize;
@@ -88,9 +96,9 @@ impl Reader {
                 record: place.body.split_to(record_bytes),
             });
             bytes += record_bytes;
+            position = place.next;
             place.next += 1;
         }
-        let position = place.next - 1;
         self.place = Some(place);
         Ok((leased, position))
     }

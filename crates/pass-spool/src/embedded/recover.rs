@@ -15,14 +15,14 @@ use std::path::Path;
 
 use super::directory::{Directory, segment_path};
 use super::disk::{Disk, is_lack_of_room, read_up_to};
-use super::format::Tail;
 use super::format::{
-    FRAME_HEADER_BYTES, FrameHeader, FrameKind, HeaderKind, frame_seed, header_encode,
+    FRAME_HEADER_BYTES, FrameHeader, FrameKind, HeaderKind, SEGMENT_HEADER_BYTES, Tail, frame_seed,
+    header_encode,
 };
 use super::keeper::segment_create;
 use super::options::OpenError;
 use super::shared::{Segment, State};
-use super::survey::{Survey, Torn, survey};
+use super::survey::{LastFrame, Survey, Torn, survey};
 use crate::SpoolId;
 
 /// A log that is durable to its last record.
@@ -56,7 +56,7 @@ pub(super) fn recover(
     let Survey {
         segments,
         marks,
-        tail,
+        mut tail,
         last_frame,
         unused,
         ..
@@ -66,25 +66,7 @@ pub(super) fn recover(
     if let Some(last) = last_frame {
         let number = next_number;
         next_number += 1;
-        let header = FrameHeader {
-            segment: number,
-            body_bytes: if last.header.kind == FrameKind::Gap {
-                0
-            } else {
-                last.header.body_bytes
-            },
-            ..last.header
-        };
-        let mut content = header_encode(HeaderKind::Segment, id, number).to_vec();
-        let copied_at = content.len() as u64;
-        content.extend_from_slice(&header.encode(frame_seed(id)));
-        content
-            .extend_from_slice(&last.body[..(header.frame_bytes() as usize) - FRAME_HEADER_BYTES]);
-        let path = segment_path(dir, number);
-        let file_bytes = content.len() as u64;
-        segment_create(disk, dir, &path, &content, file_bytes)
-            .map_err(OpenError::io("create", &path))?;
-
+        let (header, file_bytes) = last_frame_copy(dir, disk, id, number, &last)?;
         let replaced = segments
             .back_mut()
             .expect("the last frame is in the newest segment");
@@ -98,34 +80,15 @@ pub(super) fn recover(
             replaced.last = last.header.first - 1;
             replaced.file_bytes = last.offset;
         }
-        let newest_ms = header.time_ms;
         segments.push_back(Segment {
             number,
             first: header.first,
             last: tail.next - 1,
             file_bytes,
-            newest_ms,
+            newest_ms: header.time_ms,
         });
-        let tail = header.tail(copied_at);
-        return finish(dir, disk, gone, segments, marks, tail, mark, next_number);
+        tail = header.tail(SEGMENT_HEADER_BYTES as u64);
     }
-    finish(dir, disk, gone, segments, marks, tail, mark, next_number)
-}
-
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the one end of two ways, not worth a type"
-)]
-fn finish(
-    dir: &Path,
-    disk: &Disk,
-    gone: Vec<u64>,
-    segments: VecDeque<Segment>,
-    marks: super::shared::Marks,
-    tail: Tail,
-    mark: Option<u64>,
-    next_number: u64,
-) -> Result<Recovered, OpenError> {
     for number in gone {
         let path = segment_path(dir, number);
         disk.unlink(&path).map_err(OpenError::io("remove", &path))?;
@@ -146,6 +109,31 @@ fn finish(
         tail,
         next_number,
     })
+}
+
+/// Secures the last frame in a segment of its own, no larger than it needs, so that it fits a nearly full disk.
+fn last_frame_copy(
+    dir: &Path,
+    disk: &Disk,
+    id: SpoolId,
+    number: u64,
+    last: &LastFrame,
+) -> Result<(FrameHeader, u64), OpenError> {
+    let is_gap = last.header.kind == FrameKind::Gap;
+    let body_bytes = if is_gap { 0 } else { last.header.body_bytes };
+    let header = FrameHeader {
+        segment: number,
+        body_bytes,
+        ..last.header
+    };
+    let mut content = header_encode(HeaderKind::Segment, id, number).to_vec();
+    content.extend_from_slice(&header.encode(frame_seed(id)));
+    content.extend_from_slice(&last.body[..(header.frame_bytes() as usize) - FRAME_HEADER_BYTES]);
+    let path = segment_path(dir, number);
+    let file_bytes = content.len() as u64;
+    segment_create(disk, dir, &path, &content, file_bytes)
+        .map_err(OpenError::io("create", &path))?;
+    Ok((header, file_bytes))
 }
 
 /// Keeps a copy of a torn tail. Nobody was told that it was stored, so a lack of room does not stop the opening.

@@ -19,8 +19,8 @@ use crate::{Sequence, SpoolHealth, SpoolId, SpoolStatus};
 pub(super) const SYNC_SLOW: Duration = Duration::from_secs(1);
 /// A sync longer than this makes the spool unready.
 pub(super) const SYNC_STUCK: Duration = Duration::from_secs(5);
-/// An append waits at most this long.
-pub(super) const APPEND_WAIT_MAX: Duration = Duration::from_secs(8);
+/// An append waits at most this long; then its outcome counts as unknown.
+pub const APPEND_WAIT_MAX: Duration = Duration::from_secs(8);
 
 const MARKS_MAX: usize = 4096;
 

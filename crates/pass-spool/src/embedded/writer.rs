@@ -10,7 +10,6 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -126,6 +125,14 @@ impl Writer {
         body_bytes: usize,
     ) {
         let first = self.tail.next;
+        #[cfg(feature = "planted-bugs")]
+        if self.planted_answer_before_sync {
+            for (index, (_, answer)) in group.iter_mut().enumerate() {
+                let (unheard, _) = oneshot::channel();
+                let answer = std::mem::replace(answer, unheard);
+                let _ = answer.send(Ok(Sequence(first + index as u64)));
+            }
+        }
         match self.store(group, buffer, body_bytes) {
             Ok(()) => {
                 for (index, (_, answer)) in group.drain(..).enumerate() {
@@ -147,7 +154,7 @@ impl Writer {
     /// Writes and syncs one group, and publishes it.
     fn store(
         &mut self,
-        group: &mut Vec<(Bytes, Answer)>,
+        group: &[(Bytes, Answer)],
         buffer: &mut Vec<u8>,
         body_bytes: usize,
     ) -> Result<(), AppendError> {
@@ -173,13 +180,6 @@ impl Writer {
         let records = group.iter().map(|(record, _)| record.as_ref());
         let header = frame_encode(buffer, seed, active.number, self.tail, time_ms, records);
         debug_assert_eq!(buffer.len() as u64, frame_bytes);
-
-        #[cfg(feature = "planted-bugs")]
-        if self.planted_answer_before_sync {
-            for (index, (_, answer)) in group.drain(..).enumerate() {
-                let _ = answer.send(Ok(Sequence(header.first + index as u64)));
-            }
-        }
 
         self.shared.sync_begins();
         let stored = self
@@ -220,10 +220,7 @@ impl Writer {
     /// Goes on in a fresh segment.
     fn roll(&mut self) -> Result<(), AppendError> {
         let blank = self.desk.take(&self.shared).map_err(|error| match error {
-            TakeError::NoRoom => {
-                self.shared.full.store(true, Ordering::Relaxed);
-                AppendError::Full
-            }
+            TakeError::NoRoom => AppendError::Full
             TakeError::Poisoned(reason) => AppendError::Poisoned(reason),
             TakeError::Stopped => AppendError::Closed,
         })?;
