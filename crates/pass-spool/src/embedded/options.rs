@@ -119,7 +119,10 @@ impl EmbeddedOptions {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the clock that is passed in by default")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the clock that is passed in by default"
+)]
 fn system_time() -> SystemTime {
     SystemTime::now()
 }

@@ -4,6 +4,7 @@ mod damage;
 mod directory;
 mod faults;
 mod golden;
+mod load;
 mod retention;
 
 use std::fs;

@@ -220,7 +220,7 @@ impl Writer {
     /// Goes on in a fresh segment.
     fn roll(&mut self) -> Result<(), AppendError> {
         let blank = self.desk.take(&self.shared).map_err(|error| match error {
-            TakeError::NoRoom => AppendError::Full
+            TakeError::NoRoom => AppendError::Full,
             TakeError::Poisoned(reason) => AppendError::Poisoned(reason),
             TakeError::Stopped => AppendError::Closed,
         })?;

@@ -100,49 +100,56 @@ async fn the_kept_copy_of_a_torn_tail_has_its_bytes() {
     assert!(!kept.is_empty() && original[last.start..].starts_with(&kept));
 }
 
+/// Flips bits of every byte in use in the first of several segments, and of a sample in the others.
 #[tokio::test]
 async fn every_flipped_bit_is_detected() {
     let bench = Bench::with_segments(1024, 400);
-    let (killed, id) = killed_with(&bench, 4).await;
-    let segment = segment_with_records(&killed, id);
-    let name = segment.file_name().expect("name").to_owned();
-    let frames = frames(&segment, id);
-    assert!(
-        frames.len() >= 2,
-        "the segment holds too few frames: {}",
-        frames.len()
-    );
-    let last_here = frames.last().expect("a frame").0.first;
-    let used = frames.last().expect("a frame").1.end;
-    let is_newest = last_here == 4;
+    let (killed, id) = killed_with(&bench, 12).await;
     let case = bench.temp.path().join("case");
-    for byte in 0..used {
-        for bit in [0, 3, 7] {
-            dir_copy(&killed, &case);
-            change(&case.join(&name), |bytes| bytes[byte] ^= 1 << bit);
-            let opened = EmbeddedSpool::open(bench.options_at(&case));
-            let in_last_group = is_newest && byte >= frames.last().expect("a frame").1.start;
-            match opened {
-                // The newest group can't be told from one that was never finished.
-                Ok(spool) if in_last_group => {
-                    assert_eq!(
-                        spool.status().last_durable,
-                        Sequence(3),
-                        "byte {byte} bit {bit}"
-                    );
-                    spool.close().await;
+    let mut segments = 0;
+    for segment in files(&killed, ".log") {
+        let frames = frames(&segment, id);
+        let Some((newest, newest_range)) = frames.last().cloned() else {
+            continue;
+        };
+        let name = segment.file_name().expect("name").to_owned();
+        let flips = if segments == 0 { 1 } else { 13 };
+        segments += 1;
+        for byte in (0..newest_range.end).step_by(flips) {
+            for bit in [0, 7] {
+                let place = format!("byte {byte} bit {bit} of {name:?}");
+                dir_copy(&killed, &case);
+                change(&case.join(&name), |bytes| bytes[byte] ^= 1 << bit);
+                let in_last_group = newest.first == 12 && newest_range.contains(&byte);
+                match EmbeddedSpool::open(bench.options_at(&case)) {
+                    // The newest group can't be told from one that was never finished.
+                    Ok(spool) if in_last_group => {
+                        assert_eq!(spool.status().last_durable, Sequence(11), "{place}");
+                        spool.close().await;
+                    }
+                    Ok(spool) => panic!("{place} went unnoticed: {:?}", spool.status()),
+                    Err(OpenError::Damaged { file, sequence, .. }) => {
+                        assert!(!in_last_group, "{place}");
+                        assert_eq!(file, case.join(&name), "{place}");
+                        let hit = frames.iter().find(|(_, range)| range.contains(&byte));
+                        let (hit, _) = hit.unwrap_or(&frames[0]);
+                        assert_eq!(sequence, hit.first, "{place}");
+                    }
+                    Err(error) => panic!("{place}: {error}"),
                 }
-                Ok(spool) => panic!("byte {byte} bit {bit} went unnoticed: {:?}", spool.status()),
-                Err(OpenError::Damaged { file, sequence, .. }) => {
-                    assert!(!in_last_group, "byte {byte} bit {bit}");
-                    assert_eq!(file, case.join(&name));
+                if !in_last_group && byte % 4 == 0 {
+                    // And quarantine takes out what was hit and nothing else.
+                    let lost =
+                        quarantine_damage(&bench.options_at(&case)).expect("quarantine succeeds");
                     let hit = frames.iter().find(|(_, range)| range.contains(&byte));
-                    assert_eq!(sequence, hit.map_or(1, |(header, _)| header.first));
+                    let expected = hit.map(|(header, _)| header.first..=header.first);
+                    assert_eq!(lost.len(), 1, "{place}");
+                    assert_eq!(lost[0].sequences, expected, "{place}");
                 }
-                Err(error) => panic!("byte {byte} bit {bit}: {error}"),
             }
         }
     }
+    assert!(segments >= 3, "too few segments: {segments}");
 }
 
 #[tokio::test]
@@ -237,7 +244,10 @@ async fn a_log_that_ends_before_the_settled_mark_is_damage_and_never_reuses_sequ
     let spool = bench.open();
     spool.rewind(Sequence(0)).await.expect("rewind succeeds");
     let waited = tokio::time::timeout(Duration::from_millis(50), spool.lease(1, 1)).await;
-    assert!(waited.is_err(), "a gap at the end holds nothing to lease: {waited:?}");
+    assert!(
+        waited.is_err(),
+        "a gap at the end holds nothing to lease: {waited:?}"
+    );
     assert_eq!(spool.append(record(6)).await, Ok(Sequence(6)));
     assert_eq!(lease_numbers(&spool, 6).await, [6]);
     spool.close().await;

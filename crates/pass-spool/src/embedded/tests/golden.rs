@@ -37,7 +37,10 @@ fn bench() -> Bench {
 }
 
 /// Run with `GOLDEN_WRITE=1` to write the files of a new version.
-#[expect(clippy::disallowed_methods, reason = "a switch for whoever runs this test by hand")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a switch for whoever runs this test by hand"
+)]
 fn golden_write_wanted() -> bool {
     std::env::var_os("GOLDEN_WRITE").is_some()
 }
