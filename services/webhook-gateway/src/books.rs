@@ -1,0 +1,288 @@
+//! The gateway's books: what became of every request, counted per source and cause.
+//!
+//! Every request ends in exactly one [`Tally`]. The counters live as long as the process; the durable count
+//! of what was accepted is the spool's last sequence. Names are stable, metrics are made of them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use pass_domain::delivery::Outcome;
+use pass_sources::RefusalCause;
+
+use crate::sources::Sources;
+
+/// How a request ended, or what pass-state said about a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tally {
+    /// 200: decoded and durable.
+    Stored,
+    /// 200: not decodable, and durable.
+    Quarantined,
+    /// 200: a handshake or test, and durable.
+    Control,
+    /// 400 or 422: not decodable, refused by the source's policy.
+    Rejected,
+    /// 401, by cause.
+    Refused(RefusalCause),
+    /// 404.
+    NotFound,
+    /// 405.
+    Method,
+    /// 413.
+    TooLarge,
+    /// 415.
+    MediaType,
+    /// 408.
+    TooSlow,
+    /// The body broke off, or the sender went away before its answer.
+    Abandoned,
+    /// 503: too much in flight.
+    Busy,
+    /// 503: the spool is full.
+    Full,
+    /// 503: the disk failed or did not answer.
+    Storage,
+    /// 503: stopping.
+    Stopping,
+    /// 500.
+    Internal,
+    /// pass-state committed it, by outcome; a delivery that was sent again counts again.
+    Committed(Outcome),
+}
+
+impl Tally {
+    /// Every tally.
+    pub const ALL: [Tally; 24] = [
+        Tally::Stored,
+        Tally::Quarantined,
+        Tally::Control,
+        Tally::Rejected,
+        Tally::Refused(RefusalCause::MissingCredential),
+        Tally::Refused(RefusalCause::WrongCredential),
+        Tally::Refused(RefusalCause::StaleTimestamp),
+        Tally::Refused(RefusalCause::AddressNotAllowed),
+        Tally::Refused(RefusalCause::MalformedCredential),
+        Tally::NotFound,
+        Tally::Method,
+        Tally::TooLarge,
+        Tally::MediaType,
+        Tally::TooSlow,
+        Tally::Abandoned,
+        Tally::Busy,
+        Tally::Full,
+        Tally::Storage,
+        Tally::Stopping,
+        Tally::Internal,
+        Tally::Committed(Outcome::Applied),
+        Tally::Committed(Outcome::Duplicate),
+        Tally::Committed(Outcome::Quarantined),
+        Tally::Committed(Outcome::Control),
+    ];
+
+    /// The name as metrics spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Tally::Stored => "stored",
+            Tally::Quarantined => "quarantined",
+            Tally::Control => "control",
+            Tally::Rejected => "rejected",
+            Tally::Refused(RefusalCause::MissingCredential) => "refused_missing_credential",
+            Tally::Refused(RefusalCause::WrongCredential) => "refused_wrong_credential",
+            Tally::Refused(RefusalCause::StaleTimestamp) => "refused_stale_timestamp",
+            Tally::Refused(RefusalCause::AddressNotAllowed) => "refused_address_not_allowed",
+            Tally::Refused(RefusalCause::MalformedCredential) => "refused_malformed_credential",
+            Tally::NotFound => "not_found",
+            Tally::Method => "method",
+            Tally::TooLarge => "too_large",
+            Tally::MediaType => "media_type",
+            Tally::TooSlow => "too_slow",
+            Tally::Abandoned => "abandoned",
+            Tally::Busy => "busy",
+            Tally::Full => "full",
+            Tally::Storage => "storage",
+            Tally::Stopping => "stopping",
+            Tally::Internal => "internal",
+            Tally::Committed(Outcome::Applied) => "committed_applied",
+            Tally::Committed(Outcome::Duplicate) => "committed_duplicate",
+            Tally::Committed(Outcome::Quarantined) => "committed_quarantined",
+            Tally::Committed(Outcome::Control) => "committed_control",
+        }
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Tally::Stored => 0,
+            Tally::Quarantined => 1,
+            Tally::Control => 2,
+            Tally::Rejected => 3,
+            Tally::Refused(RefusalCause::MissingCredential) => 4,
+            Tally::Refused(RefusalCause::WrongCredential) => 5,
+            Tally::Refused(RefusalCause::StaleTimestamp) => 6,
+            Tally::Refused(RefusalCause::AddressNotAllowed) => 7,
+            Tally::Refused(RefusalCause::MalformedCredential) => 8,
+            Tally::NotFound => 9,
+            Tally::Method => 10,
+            Tally::TooLarge => 11,
+            Tally::MediaType => 12,
+            Tally::TooSlow => 13,
+            Tally::Abandoned => 14,
+            Tally::Busy => 15,
+            Tally::Full => 16,
+            Tally::Storage => 17,
+            Tally::Stopping => 18,
+            Tally::Internal => 19,
+            Tally::Committed(Outcome::Applied) => 20,
+            Tally::Committed(Outcome::Duplicate) => 21,
+            Tally::Committed(Outcome::Quarantined) => 22,
+            Tally::Committed(Outcome::Control) => 23,
+        }
+    }
+}
+
+/// One page per source, and one for requests (and deliveries) of none that is configured.
+#[derive(Debug)]
+pub struct Books {
+    pages: Vec<Page>,
+    start: Instant,
+}
+
+#[derive(Debug)]
+struct Page {
+    source: String,
+    tallies: [AtomicU64; Tally::ALL.len()],
+    facts: AtomicU64,
+    /// Refusals not logged yet, and when the last log line was written (milliseconds after the start, plus one).
+    refusals_unlogged: AtomicU64,
+    refusal_logged_ms: AtomicU64,
+}
+
+impl Page {
+    fn new(source: &str) -> Self {
+        Self {
+            source: source.to_owned(),
+            tallies: std::array::from_fn(|_| AtomicU64::new(0)),
+            facts: AtomicU64::new(0),
+            refusals_unlogged: AtomicU64::new(0),
+            refusal_logged_ms: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Books {
+    pub(crate) fn new(sources: &Sources) -> Self {
+        let mut pages: Vec<Page> = sources.iter().map(|entry| Page::new(entry.source.name())).collect();
+        pages.push(Page::new(""));
+        Self { pages, start: Instant::now() }
+    }
+
+    fn page(&self, source: Option<usize>) -> &Page {
+        let last = self.pages.len() - 1;
+        &self.pages[source.unwrap_or(last).min(last)]
+    }
+
+    pub(crate) fn add(&self, source: Option<usize>, tally: Tally) {
+        self.page(source).tallies[tally.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_facts(&self, source: usize, count: usize) {
+        self.page(Some(source)).facts.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Logs a refused credential: at most one line a second and source, with the number since the last one.
+    /// The line repeats nothing the sender sent.
+    pub(crate) fn log_refusal(&self, source: usize, cause: RefusalCause) {
+        let page = self.page(Some(source));
+        page.refusals_unlogged.fetch_add(1, Ordering::Relaxed);
+        let now_ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+        let logged_ms = page.refusal_logged_ms.load(Ordering::Relaxed);
+        if logged_ms != 0 && now_ms.saturating_sub(logged_ms) < 1_000 {
+            return;
+        }
+        // Of several threads that come here at once, one writes the line.
+        if page.refusal_logged_ms.compare_exchange(logged_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let count = page.refusals_unlogged.swap(0, Ordering::Relaxed);
+            tracing::warn!(source.name = page.source, cause = cause.name(), count, "refused deliveries without a valid credential");
+        }
+    }
+
+    /// Takes a snapshot. Counters are read one by one, so a request that ends meanwhile may be in one and
+    /// not yet in another.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<BooksPage> {
+        self.pages
+            .iter()
+            .map(|page| BooksPage {
+                source: page.source.clone(),
+                facts: page.facts.load(Ordering::Relaxed),
+                tallies: std::array::from_fn(|index| page.tallies[index].load(Ordering::Relaxed)),
+            })
+            .collect()
+    }
+
+    /// Sums a tally over all sources.
+    #[must_use]
+    pub fn total(&self, tally: Tally) -> u64 {
+        self.pages.iter().map(|page| page.tallies[tally.index()].load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// A moment's figures of one source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BooksPage {
+    /// The source's name; empty for what belongs to none.
+    pub source: String,
+    /// Facts in deliveries that were answered 200.
+    pub facts: u64,
+    tallies: [u64; Tally::ALL.len()],
+}
+
+impl BooksPage {
+    /// Returns one tally.
+    #[must_use]
+    pub fn get(&self, tally: Tally) -> u64 {
+        self.tallies[tally.index()]
+    }
+
+    /// Deliveries answered 200: stored, quarantined and control ones.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        self.get(Tally::Stored) + self.get(Tally::Quarantined) + self.get(Tally::Control)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tally_has_its_own_place_and_name() {
+        let mut names = std::collections::BTreeSet::new();
+        for (index, tally) in Tally::ALL.into_iter().enumerate() {
+            assert_eq!(tally.index(), index, "{}", tally.name());
+            names.insert(tally.name());
+        }
+        assert_eq!(names.len(), Tally::ALL.len());
+    }
+
+    #[test]
+    fn what_belongs_to_no_source_has_a_page_of_its_own() {
+        let books = Books::new(&Sources::default());
+        books.add(None, Tally::NotFound);
+        books.add(Some(7), Tally::Internal);
+        let pages = books.snapshot();
+        assert_eq!(pages.len(), 1);
+        assert_eq!((pages[0].source.as_str(), pages[0].get(Tally::NotFound)), ("", 1));
+        assert_eq!(books.total(Tally::Internal), 1);
+    }
+
+    #[test]
+    fn refusals_are_logged_once_a_second_with_their_number() {
+        let books = Books { pages: vec![Page::new("acme"), Page::new("")], start: Instant::now() };
+        for _ in 0..100 {
+            books.log_refusal(0, RefusalCause::WrongCredential);
+        }
+        // The first was logged alone.
+        assert_eq!(books.pages[0].refusals_unlogged.load(Ordering::Relaxed), 99);
+    }
+}

@@ -1,0 +1,330 @@
+//! The gateway's configuration. `webhook-gateway.example.toml` shows every key; a test keeps the two equal.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use pass_sources::SourceConfig;
+use pass_spool::EmbeddedOptions;
+use serde::{Deserialize, Deserializer};
+use service_kit::config::{self, ByteSize, Duration, Faults, Validate};
+use service_kit::grpc::ChannelConfig;
+use service_kit::listener::HttpLimits;
+use service_kit::telemetry::TelemetryConfig;
+
+use crate::record::record_bytes_max;
+use crate::sources::Sources;
+
+/// The service's name in traces and logs.
+pub const SERVICE_NAME: &str = "webhook-gateway";
+/// The prefix of environment variables that override keys: `GATEWAY__HTTP__LISTEN`.
+pub const ENV_PREFIX: &str = "GATEWAY";
+/// Most sources of one gateway; pass-state takes no longer list.
+pub const SOURCES_MAX: usize = 1_000;
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The gateway's id in pass-state's logs, 1 to 128 bytes. Default `webhook-gateway`.
+    pub gateway_id: String,
+    /// Time between readiness off and refusing new connections at the end, up to 60 s. Default 1 s.
+    pub drain_delay: Duration,
+    /// Where callbacks come in, and their limits.
+    pub http: Http,
+    /// Where health and status are shown.
+    pub admin: Admin,
+    /// How pass-state is reached.
+    pub pass_state: ChannelConfig,
+    /// How the spool is forwarded to pass-state.
+    pub forward: Forward,
+    /// Where accepted deliveries are kept until pass-state has them.
+    pub spool: Spool,
+    /// What an answer of 200 waits for.
+    pub ack: Ack,
+    /// Logs and traces.
+    #[serde(deserialize_with = "telemetry_of_the_gateway")]
+    pub telemetry: TelemetryConfig,
+    /// The connections to vendors, at most 1,000.
+    pub sources: Vec<SourceConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            gateway_id: SERVICE_NAME.to_owned(),
+            drain_delay: Duration::from_secs(1),
+            http: Http::default(),
+            admin: Admin::default(),
+            pass_state: ChannelConfig::default(),
+            forward: Forward::default(),
+            spool: Spool::default(),
+            ack: Ack::default(),
+            telemetry: telemetry_default(),
+            sources: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Loads, checks, and resolves every secret once, so that a configuration that loads can be served.
+    ///
+    /// # Errors
+    /// Every fault found: of keys, types and values, or else of the sources.
+    pub fn load(from: &config::Sources) -> Result<Self, Faults> {
+        let config: Self = config::load(from)?;
+        Sources::build(&config.sources, &config.ack, &from.env)?;
+        Ok(config)
+    }
+
+    /// The spool's directory: the configured one, or `gateway/spool` under `data_dir`.
+    #[must_use]
+    pub fn spool_dir(&self, data_dir: &Path) -> PathBuf {
+        self.spool.dir.clone().unwrap_or_else(|| data_dir.join("gateway").join("spool"))
+    }
+
+    pub(crate) fn spool_options(&self, dir: PathBuf) -> EmbeddedOptions {
+        let mut options = EmbeddedOptions::new(dir);
+        options.segment_bytes = self.spool.segment_bytes.bytes();
+        options.bytes_max = self.spool.bytes_max.bytes();
+        options.retain_age = self.spool.retain_age.get();
+        options.retain_bytes = self.spool.retain_bytes.map(ByteSize::bytes);
+        options.append_queue_max = self.spool.append_queue_max;
+        options.record_bytes_max = record_bytes_max(self.http.body_bytes_max.as_usize());
+        #[cfg(feature = "planted-bugs")]
+        {
+            options.planted_answer_before_sync = self.spool.planted_answer_before_sync;
+        }
+        options
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self, faults: &mut Faults) {
+        if self.gateway_id.is_empty() || self.gateway_id.len() > 128 || self.gateway_id.contains(char::is_control) {
+            faults.invalid("gateway_id", "is no id", "1 to 128 bytes without control characters", "give the gateway a short name");
+        }
+        faults.in_range("drain_delay", self.drain_delay, Duration::default()..=Duration::from_secs(60));
+        faults.part("http", &self.http);
+        faults.part("pass_state", &self.pass_state);
+        faults.part("forward", &self.forward);
+        faults.part("ack", &self.ack);
+        faults.part("telemetry", &self.telemetry);
+        if let Err(error) = self.spool_options(PathBuf::new()).check() {
+            faults.invalid("spool", error.to_string(), "sizes that fit each other", "change the key that is named");
+        }
+        if self.sources.len() > SOURCES_MAX {
+            faults.invalid("sources", format!("{} sources", self.sources.len()), format!("at most {SOURCES_MAX}"), "run a second gateway");
+        }
+        let (mut names, mut uids) = (HashSet::new(), HashSet::new());
+        for (index, source) in self.sources.iter().enumerate() {
+            if !names.insert(source.name.as_str()) {
+                faults.invalid(&format!("sources[{index}].name"), "is used twice", "one source per name", "rename one of them");
+            }
+            if !uids.insert(source.uid.as_deref().unwrap_or(&source.name)) {
+                faults.invalid(&format!("sources[{index}].uid"), "is used twice", "one source per uid", "a new source needs a uid of its own");
+            }
+        }
+        for name in self.ack.sources.keys() {
+            if !names.contains(name.as_str()) {
+                faults.invalid(&format!("ack.sources.{name}"), "names no source", "the names of [[sources]]", "correct the name or remove the key");
+            }
+        }
+    }
+}
+
+/// The listener of callbacks.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Http {
+    /// Address and port. Default 127.0.0.1:8080. Plaintext: put TLS in front before leaving loopback.
+    pub listen: SocketAddr,
+    /// The largest body, 1 KiB to 1 MiB. Default 256 KiB; over it 413.
+    pub body_bytes_max: ByteSize,
+    /// Requests being handled at once, 1 to 65,536. Default 1,024; over it 503.
+    pub requests_in_flight_max: usize,
+    /// Bytes of bodies being handled at once, `body_bytes_max` to 4 GiB. Default 64 MiB; over it 503.
+    pub bytes_in_flight_max: ByteSize,
+    /// Limits of connections, heads and the pace of bodies.
+    pub limits: HttpLimits,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], 8080).into(),
+            body_bytes_max: ByteSize::from_kib(256),
+            requests_in_flight_max: 1024,
+            bytes_in_flight_max: ByteSize::from_mib(64),
+            limits: HttpLimits::default(),
+        }
+    }
+}
+
+impl Validate for Http {
+    fn validate(&self, faults: &mut Faults) {
+        faults.in_range("body_bytes_max", self.body_bytes_max, ByteSize::from_kib(1)..=ByteSize::from_mib(1));
+        faults.in_range("requests_in_flight_max", self.requests_in_flight_max, 1..=65_536);
+        faults.in_range("bytes_in_flight_max", self.bytes_in_flight_max, self.body_bytes_max..=ByteSize::from_gib(4));
+        faults.part("limits", &self.limits);
+    }
+}
+
+/// The listener of health and status.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Admin {
+    /// Address and port. Default 127.0.0.1:8081; keep it away from vendors.
+    pub listen: SocketAddr,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: ([127, 0, 0, 1], 8081).into() }
+    }
+}
+
+/// How the spool is forwarded.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Forward {
+    /// Time for pass-state to answer the hello, 10 ms to 60 s. Default 10 s.
+    pub hello_timeout: Duration,
+    /// Time without a newly acknowledged delivery, with some in flight, after which the stream is opened
+    /// anew, 10 ms to 10 min. Default 30 s.
+    pub ack_timeout: Duration,
+    /// Ceiling of the first pause before a new stream, 1 ms to 60 s. Default 50 ms. A pause is drawn evenly
+    /// from nothing to its ceiling, which doubles with each failure.
+    pub retry_min: Duration,
+    /// Ceiling of all such pauses, `retry_min` to 10 min. Default 5 s.
+    pub retry_max: Duration,
+    /// Pause after another gateway took the spool over, or where a person has to act, 10 ms to 1 h.
+    /// Default 30 s.
+    pub blocked_retry: Duration,
+    /// Time for acknowledgements at the end, up to 60 s. Default 2 s; what is missing then is sent again
+    /// after the next start.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Forward {
+    fn default() -> Self {
+        Self {
+            hello_timeout: Duration::from_secs(10),
+            ack_timeout: Duration::from_secs(30),
+            retry_min: Duration::from_millis(50),
+            retry_max: Duration::from_secs(5),
+            blocked_retry: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Validate for Forward {
+    fn validate(&self, faults: &mut Faults) {
+        let least = Duration::from_millis(10);
+        faults.in_range("hello_timeout", self.hello_timeout, least..=Duration::from_secs(60));
+        faults.in_range("ack_timeout", self.ack_timeout, least..=Duration::from_mins(10));
+        faults.in_range("retry_min", self.retry_min, Duration::from_millis(1)..=Duration::from_secs(60));
+        faults.in_range("retry_max", self.retry_max, self.retry_min..=Duration::from_mins(10));
+        faults.in_range("blocked_retry", self.blocked_retry, least..=Duration::from_hours(1));
+        faults.in_range("drain_timeout", self.drain_timeout, Duration::default()..=Duration::from_secs(60));
+    }
+}
+
+/// The embedded spool.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Spool {
+    /// Its directory, used by nobody else. Default `gateway/spool` under the data directory.
+    pub dir: Option<PathBuf>,
+    /// Size of one segment, up to 1 GiB. Default 64 MiB.
+    pub segment_bytes: ByteSize,
+    /// Size of all segments, at least 4 of them. Default 10 GiB; at it 503.
+    pub bytes_max: ByteSize,
+    /// How long settled deliveries are kept for a database that was restored. Default 24 h.
+    pub retain_age: Duration,
+    /// How much of them is kept. Default a quarter of `bytes_max`.
+    pub retain_bytes: Option<ByteSize>,
+    /// Deliveries that may wait for the disk, 1 to 65,536. Default 1,024.
+    pub append_queue_max: usize,
+    /// Answers before the sync; a planted defect.
+    #[cfg(feature = "planted-bugs")]
+    pub planted_answer_before_sync: bool,
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            segment_bytes: ByteSize::from_mib(64),
+            bytes_max: ByteSize::from_gib(10),
+            retain_age: Duration::from_hours(24),
+            retain_bytes: None,
+            append_queue_max: 1024,
+            #[cfg(feature = "planted-bugs")]
+            planted_answer_before_sync: false,
+        }
+    }
+}
+
+/// What an answer of 200 waits for.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Ack {
+    /// For all sources that are not named below. Default `durable`.
+    pub mode: AckMode,
+    /// How long `applied` waits for pass-state before it answers `stored`, 1 ms to 8 s. Default 2 s.
+    pub timeout: Duration,
+    /// Answers that may wait for pass-state at once, 1 to 65,536; further ones answer `stored` at once.
+    /// Default 1,024.
+    pub waiters_max: usize,
+    /// Other modes by source name. Default none.
+    pub sources: BTreeMap<String, AckMode>,
+}
+
+impl Default for Ack {
+    fn default() -> Self {
+        Self { mode: AckMode::Durable, timeout: Duration::from_secs(2), waiters_max: 1024, sources: BTreeMap::new() }
+    }
+}
+
+impl Ack {
+    pub(crate) fn mode_of(&self, source: &str) -> AckMode {
+        self.sources.get(source).copied().unwrap_or(self.mode)
+    }
+}
+
+impl Validate for Ack {
+    fn validate(&self, faults: &mut Faults) {
+        faults.in_range("timeout", self.timeout, Duration::from_millis(1)..=Duration::from_secs(8));
+        faults.in_range("waiters_max", self.waiters_max, 1..=65_536);
+    }
+}
+
+/// When a delivery is answered 200.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AckMode {
+    /// Once it is on disk: `stored`.
+    #[default]
+    Durable,
+    /// Once pass-state has committed it: `applied` or `duplicate`. Falls back to `stored`, since it is on
+    /// disk before.
+    Applied,
+}
+
+fn telemetry_default() -> TelemetryConfig {
+    TelemetryConfig { service_name: SERVICE_NAME.to_owned(), ..TelemetryConfig::default() }
+}
+
+/// A `[telemetry]` table that leaves the name out means this service's, not the kit's.
+fn telemetry_of_the_gateway<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TelemetryConfig, D::Error> {
+    let mut telemetry = TelemetryConfig::deserialize(deserializer)?;
+    if telemetry.service_name == TelemetryConfig::default().service_name {
+        telemetry.service_name = SERVICE_NAME.to_owned();
+    }
+    Ok(telemetry)
+}
+
+#[cfg(test)]
+mod tests;

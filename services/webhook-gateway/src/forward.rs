@@ -1,0 +1,153 @@
+//! From the spool to pass-state: one long-lived stream, opened anew whenever it ends.
+//!
+//! `session` is one stream's life; `window` counts what is in flight on it; `pause` says how long to wait
+//! before the next one. What this module relies on: the spool gives records again after a rewind, and
+//! pass-state takes the same delivery any number of times. So every doubt ends the stream, and the next one
+//! starts after what pass-state says it has committed.
+//!
+//! Three kinds of ends:
+//! - ordinary ones (the connection broke, the store is away, the stream was rotated, no progress): reconnect
+//!   after a short random pause;
+//! - fenced: a newer stream of this spool exists. Two gateways on one spool are impossible (the spool's lock),
+//!   so it is a stream of our own that the server still held, or a copied spool directory: wait longer, log;
+//! - blocked: nothing but a person can help (see `Failure::remedy`). The gateway turns not ready, keeps accepting
+//!   what comes, and keeps trying slowly.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pass_spool::Spool;
+use service_kit::admin::Check;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::books::Books;
+use crate::config::Forward;
+use crate::sources::Sources;
+use crate::waiters::Waiters;
+
+mod pause;
+mod session;
+mod window;
+
+use pause::Pause;
+use session::{End, Failure, Session};
+
+/// What helps after a stream has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remedy {
+    /// Reconnect soon.
+    Retry,
+    /// Reconnect later.
+    Fenced,
+    /// Reconnect later and be not ready.
+    Blocked,
+}
+
+/// The forwarder's state, for the operator, metrics and tests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForwardStatus {
+    /// True between pass-state's Ready and the stream's end.
+    pub connected: bool,
+    /// Streams that got a Ready.
+    pub streams: u64,
+    /// The log's epoch as pass-state last told it; empty before.
+    pub epoch: String,
+    /// The last sequence that pass-state said it has committed.
+    pub committed_sequence: u64,
+    /// Deliveries sent and not acknowledged.
+    pub in_flight_deliveries: usize,
+    /// Bytes of those.
+    pub in_flight_bytes: usize,
+    /// Why forwarding needs a person; absent if it does not.
+    pub blocked: Option<String>,
+    /// How the last stream ended, if not in order.
+    pub last_error: Option<String>,
+    /// Sequences that pass-state asked for and the spool no longer has. Stays until the process ends.
+    pub missing: Option<RangeInclusive<u64>>,
+}
+
+/// The task that forwards.
+pub(crate) struct Forwarder {
+    pub(crate) gateway_id: String,
+    pub(crate) body_bytes_max: usize,
+    pub(crate) record_bytes_max: usize,
+    pub(crate) config: Forward,
+    pub(crate) channel: Channel,
+    pub(crate) spool: Arc<dyn Spool>,
+    pub(crate) sources: Arc<Sources>,
+    pub(crate) books: Arc<Books>,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) status: watch::Sender<ForwardStatus>,
+    /// Whether spans go anywhere.
+    pub(crate) traced: bool,
+}
+
+impl Forwarder {
+    /// Forwards until `stop`; then waits a little for acknowledgements and ends.
+    pub(crate) async fn run(self, check: Check, stop: CancellationToken) {
+        check.ok();
+        let mut pause = Pause::new(self.config.retry_min.get(), self.config.retry_max.get());
+        loop {
+            let began = Instant::now();
+            let mut session = Session::new(&self, &check);
+            let end = session.run(&stop).await;
+            let progressed = session.progressed();
+            drop(session);
+            self.waiters.connected(None);
+            self.status.send_modify(|status| {
+                status.connected = false;
+                status.in_flight_deliveries = 0;
+                status.in_flight_bytes = 0;
+            });
+            let failure = match end {
+                End::Stopped => return,
+                End::Failed(failure) => failure,
+            };
+            let wait = self.judge(&failure, &check, &mut pause, progressed);
+            tracing::debug!(wait_ms = wait.as_millis(), lived_ms = began.elapsed().as_millis(), "opening the stream to pass-state anew");
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Logs how a stream ended and says how long to wait for the next one.
+    fn judge(&self, failure: &Failure, check: &Check, pause: &mut Pause, progressed: bool) -> Duration {
+        let text = failure.to_string();
+        let news = self.status.borrow().last_error.as_deref() != Some(&text);
+        let (blocked, wait) = match failure.remedy() {
+            Remedy::Retry => {
+                if progressed {
+                    pause.reset();
+                }
+                // The same again and again is one line; what changes is a line each.
+                if news {
+                    tracing::warn!(error = %text, "the stream to pass-state ended; deliveries stay in the spool");
+                }
+                (None, pause.next())
+            }
+            Remedy::Fenced => {
+                tracing::warn!(error = %text, "a newer stream of this spool took over; trying again later");
+                (None, pause::half_to_full(self.config.blocked_retry.get()))
+            }
+            Remedy::Blocked => {
+                tracing::error!(error = %text, "deliveries can't be forwarded until someone acts; they stay in the spool");
+                check.not_ready(text.clone());
+                (Some(text.clone()), pause::half_to_full(self.config.blocked_retry.get()))
+            }
+        };
+        self.status.send_modify(|status| {
+            // A block stays until a stream is open again: an outage in between says nothing about it.
+            if blocked.is_some() {
+                status.blocked = blocked;
+            }
+            status.last_error = Some(text);
+        });
+        wait
+    }
+}

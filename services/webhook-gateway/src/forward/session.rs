@@ -1,0 +1,405 @@
+//! One stream to pass-state: hello, ready, batches out, acknowledgements in.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use opentelemetry::trace::TraceContextExt as _;
+use pass_domain::delivery::Outcome;
+use pass_domain::ids::DeliveryId;
+use pass_proto::convert::{Fallback, delivery_from_wire, delivery_to_wire, outcome_from_wire};
+use pass_proto::status::reason_of;
+use pass_proto::v1;
+use pass_proto::v1::ingest_request::Message as Ours;
+use pass_proto::v1::ingest_response::Message as Theirs;
+use pass_proto::v1::ingest_service_client::IngestServiceClient;
+use pass_spool::{LeaseError, Leased, RewindError, Sequence, SettleError, Spool};
+use service_kit::admin::Check;
+use service_kit::telemetry;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming};
+
+use super::window::{AckError, Limits, Sent, Window};
+use super::{Forwarder, Remedy};
+use crate::config::SERVICE_NAME;
+use crate::record::{self, RecordError};
+
+/// The protocol version this gateway speaks. A peer one older or newer works.
+const PROTOCOL_VERSION: i32 = 1;
+/// Batches that are encoded ahead of the connection.
+const OUTBOX_MESSAGES: usize = 4;
+/// Re-decode requests that may wait for their turn.
+const REDECODES_MAX: usize = 64;
+/// Largest message from pass-state, in bytes: a delivery to decode again, or the outcomes of a window.
+const RESPONSE_BYTES_MAX: usize = 8 << 20;
+/// Most texts of one error that are kept, in bytes.
+const ERROR_BYTES_MAX: usize = 512;
+
+/// How a stream ended.
+pub(super) enum End {
+    /// As asked.
+    Stopped,
+    /// Otherwise.
+    Failed(Failure),
+}
+
+/// What ended a stream that was not to end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("pass-state says {:?}: {}", .0.code(), cut(.0.message()))]
+    Status(Box<Status>),
+    #[error("a newer stream of this spool took over")]
+    Fenced,
+    #[error("pass-state speaks protocol {theirs}, this gateway {PROTOCOL_VERSION}; upgrade the older one")]
+    ProtocolMismatch { theirs: String },
+    #[error("pass-state ended the stream")]
+    Closed,
+    #[error("pass-state did not answer the hello within {0:?}")]
+    HelloTimeout(Duration),
+    #[error("pass-state acknowledged nothing for {0:?}")]
+    NoProgress(Duration),
+    #[error("pass-state sent {0}")]
+    Unexpected(&'static str),
+    #[error(transparent)]
+    Ack(#[from] AckError),
+    #[error(
+        "pass-state has committed sequence {committed} of this spool, which ends at {last}; the spool was restored to an \
+         earlier moment, move its directory aside to start a new one"
+    )]
+    SpoolBehind { committed: u64, last: u64 },
+    #[error("record {sequence} of the spool can't be read: {error}")]
+    Record { sequence: u64, error: RecordError },
+    #[error("spool: {0}")]
+    Lease(#[from] LeaseError),
+    #[error("spool: {0}")]
+    Settle(#[from] SettleError),
+    #[error("spool is closed")]
+    SpoolClosed,
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        match reason_of(&status) {
+            Some(v1::ErrorReason::SpoolFenced) => Self::Fenced,
+            Some(v1::ErrorReason::ProtocolMismatch) => Self::ProtocolMismatch { theirs: "another version".to_owned() },
+            // Named by the code alone where a proxy dropped the details.
+            None if status.code() == Code::Aborted => Self::Fenced,
+            Some(_) | None => Self::Status(Box::new(status)),
+        }
+    }
+}
+
+impl Failure {
+    pub(super) fn remedy(&self) -> Remedy {
+        match self {
+            Failure::Status(_)
+            | Failure::Closed
+            | Failure::HelloTimeout(_)
+            | Failure::NoProgress(_)
+            | Failure::Unexpected(_)
+            | Failure::Ack(_)
+            | Failure::Settle(_)
+            | Failure::SpoolClosed
+            | Failure::Lease(LeaseError::Dropped { .. } | LeaseError::Read { .. } | LeaseError::Poisoned(_) | LeaseError::Closed) => {
+                Remedy::Retry
+            }
+            Failure::Fenced => Remedy::Fenced,
+            Failure::ProtocolMismatch { .. }
+            | Failure::SpoolBehind { .. }
+            | Failure::Record { .. }
+            | Failure::Lease(LeaseError::Damaged { .. }) => Remedy::Blocked,
+        }
+    }
+}
+
+/// One stream's life.
+pub(super) struct Session<'a> {
+    forwarder: &'a Forwarder,
+    check: &'a Check,
+    progressed: bool,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(forwarder: &'a Forwarder, check: &'a Check) -> Self {
+        Self { forwarder, check, progressed: false }
+    }
+
+    /// True if the stream moved anything, so that its failure is no reason for a longer pause.
+    pub(super) fn progressed(&self) -> bool {
+        self.progressed
+    }
+
+    /// Opens the stream and forwards until it ends or `stop` and everything in flight is acknowledged.
+    pub(super) async fn run(&mut self, stop: &CancellationToken) -> End {
+        let opened = tokio::select! {
+            opened = self.open() => opened,
+            () = stop.cancelled() => return End::Stopped,
+        };
+        let stream = match opened {
+            Ok(stream) => stream,
+            Err(failure) => return End::Failed(failure),
+        };
+        match self.forward(stream, stop).await {
+            Ok(()) => End::Stopped,
+            Err(failure) => End::Failed(failure),
+        }
+    }
+
+    async fn open(&self) -> Result<Stream, Failure> {
+        let forwarder = self.forwarder;
+        let limit = forwarder.config.hello_timeout.get();
+        let (outbox, messages) = mpsc::channel(OUTBOX_MESSAGES);
+        let hello = v1::IngestRequest { message: Some(Ours::Hello(self.hello())) };
+        outbox.try_send(hello).expect("the outbox is new and has room");
+        let mut client =
+            IngestServiceClient::new(forwarder.channel.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX);
+        let (inbox, ready) = timeout(limit, async {
+            let mut inbox = client.ingest(ReceiverStream::new(messages)).await?.into_inner();
+            match inbox.next().await {
+                Some(Ok(v1::IngestResponse { message: Some(Theirs::Ready(ready)) })) => Ok((inbox, ready)),
+                Some(Ok(_)) => Err(Failure::Unexpected("something else than a ready first")),
+                Some(Err(status)) => Err(status.into()),
+                None => Err(Failure::Closed),
+            }
+        })
+        .await
+        .map_err(|_| Failure::HelloTimeout(limit))??;
+        if (ready.protocol_version - PROTOCOL_VERSION).abs() > 1 {
+            return Err(Failure::ProtocolMismatch { theirs: ready.protocol_version.to_string() });
+        }
+        let limits = Limits::of(&ready).ok_or(Failure::Unexpected("a ready with a limit that is not positive"))?;
+        self.go_on_after(ready.committed_sequence).await?;
+        self.check.ok();
+        forwarder.waiters.connected(Some(ready.committed_sequence));
+        forwarder.status.send_modify(|status| {
+            status.connected = true;
+            status.streams += 1;
+            status.epoch.clone_from(&ready.epoch);
+            status.committed_sequence = ready.committed_sequence;
+            status.blocked = None;
+            status.last_error = None;
+        });
+        tracing::info!(committed_sequence = ready.committed_sequence, epoch = ready.epoch, "forwarding to pass-state");
+        Ok(Stream { outbox, inbox, window: Window::new(limits, forwarder.record_bytes_max) })
+    }
+
+    fn hello(&self) -> v1::IngestHello {
+        let forwarder = self.forwarder;
+        let spool = forwarder.spool.status();
+        v1::IngestHello {
+            protocol_version: PROTOCOL_VERSION,
+            gateway_id: forwarder.gateway_id.clone(),
+            spool_id: forwarder.spool.id().to_string(),
+            settled_sequence: spool.settled.0,
+            oldest_sequence: if spool.oldest_kept > spool.last_durable { 0 } else { spool.oldest_kept.0 },
+            sources: forwarder.sources.iter().map(|entry| entry.source.uid().to_string()).collect(),
+            body_bytes_max: i64::try_from(forwarder.body_bytes_max).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Puts the spool where pass-state is.
+    async fn go_on_after(&self, committed: u64) -> Result<(), Failure> {
+        let forwarder = self.forwarder;
+        let outcome = forwarder.spool.rewind(Sequence(committed)).await.map_err(|error| match error {
+            RewindError::Ahead { last } => Failure::SpoolBehind { committed, last },
+            RewindError::Closed => Failure::SpoolClosed,
+        })?;
+        if let Some(missing) = outcome.missing {
+            tracing::error!(
+                first = missing.start(),
+                last = missing.end(),
+                "pass-state lacks deliveries that the spool no longer keeps; restore the database to a later moment or accept their loss"
+            );
+            forwarder.status.send_modify(|status| status.missing = Some(missing));
+        }
+        // What it committed before an acknowledgement was lost.
+        forwarder.spool.settle(Sequence(committed)).await?;
+        Ok(())
+    }
+
+    async fn forward(&mut self, stream: Stream, stop: &CancellationToken) -> Result<(), Failure> {
+        let Stream { outbox, mut inbox, mut window } = stream;
+        let ack_timeout = self.forwarder.config.ack_timeout.get();
+        let mut redecoded: VecDeque<v1::IngestRedecoded> = VecDeque::new();
+        let mut last_call: Option<Instant> = None;
+        loop {
+            if last_call.is_some() && window.is_empty() {
+                return Ok(());
+            }
+            let room = if last_call.is_none() { window.room() } else { None };
+            let (records_max, bytes_max) = room.unwrap_or_default();
+            let deadline = window.deadline(ack_timeout);
+            tokio::select! {
+                message = inbox.next() => match message {
+                    Some(Ok(response)) => self.take(response, &mut window, &mut redecoded).await?,
+                    Some(Err(status)) => return Err(status.into()),
+                    None => return Err(Failure::Closed),
+                },
+                batch = next_batch(&outbox, &*self.forwarder.spool, records_max, bytes_max), if room.is_some() => {
+                    let (place, records) = batch?;
+                    place.send(self.batch(records, &mut window)?);
+                    self.show(&window);
+                }
+                place = outbox.reserve(), if !redecoded.is_empty() => {
+                    let place = place.map_err(|_| Failure::Closed)?;
+                    if let Some(answer) = redecoded.pop_front() {
+                        place.send(v1::IngestRequest { message: Some(Ours::Redecoded(answer)) });
+                    }
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    return Err(Failure::NoProgress(ack_timeout));
+                }
+                () = stop.cancelled(), if last_call.is_none() => {
+                    last_call = Some(Instant::now() + self.forwarder.config.drain_timeout.get());
+                }
+                () = sleep_until(last_call.unwrap_or_else(Instant::now)), if last_call.is_some() => {
+                    tracing::info!(deliveries = window.deliveries(), "stopping before pass-state acknowledged everything; it is sent again at the next start");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Makes a batch of leased records.
+    fn batch(&self, records: Vec<Leased>, window: &mut Window) -> Result<v1::IngestRequest, Failure> {
+        let mut deliveries = Vec::with_capacity(records.len());
+        let mut sent = Vec::with_capacity(records.len());
+        let mut bytes = 0;
+        for Leased { sequence: Sequence(sequence), record } in records {
+            bytes += record.len();
+            let mut delivery = record::decode(record).map_err(|error| Failure::Record { sequence, error })?;
+            delivery.sequence = sequence;
+            let source = self.forwarder.sources.by_uid(&delivery.source).map(|(index, _)| index);
+            let span = if self.forwarder.traced { continue_trace(&mut delivery) } else { None };
+            sent.push(Sent { sequence, source, _span: span });
+            deliveries.push(delivery);
+        }
+        let batch_number = window.send(sent, bytes);
+        Ok(v1::IngestRequest { message: Some(Ours::Batch(v1::IngestBatch { batch_number, deliveries })) })
+    }
+
+    async fn take(
+        &mut self,
+        response: v1::IngestResponse,
+        window: &mut Window,
+        redecoded: &mut VecDeque<v1::IngestRedecoded>,
+    ) -> Result<(), Failure> {
+        match response.message {
+            Some(Theirs::Committed(committed)) => self.committed(committed, window).await,
+            Some(Theirs::Redecode(request)) => {
+                if redecoded.len() >= REDECODES_MAX {
+                    tracing::warn!(redecode_number = request.redecode_number, "too many deliveries to decode again at once; this one is left out");
+                } else if let Some(answer) = self.redecode(request) {
+                    redecoded.push_back(answer);
+                }
+                Ok(())
+            }
+            Some(Theirs::Ready(_)) => Err(Failure::Unexpected("a second ready")),
+            // A kind of message that a newer release has and this one can do without.
+            None => Ok(()),
+        }
+    }
+
+    async fn committed(&mut self, committed: v1::IngestCommitted, window: &mut Window) -> Result<(), Failure> {
+        let through = committed.committed_sequence;
+        let acknowledged = window.acknowledge(committed.batch_number, through)?;
+        if acknowledged.is_empty() {
+            return Ok(());
+        }
+        self.progressed = true;
+        let forwarder = self.forwarder;
+        let outcomes: Vec<(u64, Outcome)> = committed
+            .outcomes
+            .iter()
+            .filter_map(|told| Some((told.sequence, outcome_from_wire(told.outcome)?)))
+            .collect();
+        let mut told = outcomes.iter().peekable();
+        for delivery in &acknowledged {
+            while told.next_if(|(sequence, _)| *sequence < delivery.sequence).is_some() {}
+            if let Some((_, outcome)) = told.next_if(|(sequence, _)| *sequence == delivery.sequence) {
+                forwarder.books.add(delivery.source, crate::books::Tally::Committed(*outcome));
+            }
+        }
+        forwarder.waiters.committed(through, outcomes.into_iter());
+        forwarder.spool.settle(Sequence(through)).await?;
+        forwarder.status.send_modify(|status| status.committed_sequence = through);
+        self.show(window);
+        Ok(())
+    }
+
+    /// Decodes a stored delivery with the source's current configuration; `None` if there is no such source.
+    fn redecode(&self, request: v1::IngestRedecode) -> Option<v1::IngestRedecoded> {
+        let wire = request.delivery?;
+        let body: Bytes = wire.body.clone();
+        let Some((_, entry)) = self.forwarder.sources.by_uid(&wire.source) else {
+            tracing::warn!(source.uid = wire.source, "asked to decode a delivery of a source that is not configured");
+            return None;
+        };
+        let fallback = Fallback { id: DeliveryId::from_bytes([0; 16]), receive_time: Timestamp::UNIX_EPOCH };
+        let mut delivery = delivery_from_wire(wire, fallback);
+        delivery.decoded =
+            entry.source.decode_stored(delivery.method, &delivery.path, &delivery.headers, &delivery.body, delivery.receive_time);
+        entry.source.adapter_version().clone_into(&mut delivery.adapter_version);
+        delivery.body = Vec::new();
+        let mut answer = delivery_to_wire(&delivery);
+        answer.body = body;
+        Some(v1::IngestRedecoded { redecode_number: request.redecode_number, delivery: Some(answer) })
+    }
+
+    fn show(&self, window: &Window) {
+        self.forwarder.status.send_modify(|status| {
+            status.in_flight_deliveries = window.deliveries();
+            status.in_flight_bytes = window.bytes();
+        });
+    }
+}
+
+/// An open stream.
+struct Stream {
+    outbox: mpsc::Sender<v1::IngestRequest>,
+    inbox: Streaming<v1::IngestResponse>,
+    window: Window,
+}
+
+/// Waits for a place in the outbox, then for records. In this order nothing is leased that can't be sent, and
+/// dropping the future loses nothing.
+async fn next_batch<'a>(
+    outbox: &'a mpsc::Sender<v1::IngestRequest>,
+    spool: &dyn Spool,
+    records_max: usize,
+    bytes_max: usize,
+) -> Result<(mpsc::Permit<'a, v1::IngestRequest>, Vec<Leased>), Failure> {
+    let place = outbox.reserve().await.map_err(|_| Failure::Closed)?;
+    let records = spool.lease(records_max, bytes_max).await?;
+    Ok((place, records))
+}
+
+/// Starts the span of a sampled delivery's hop and hands it on as the parent of what pass-state does.
+fn continue_trace(delivery: &mut v1::IngestDelivery) -> Option<tracing::Span> {
+    let trace = delivery.trace.as_mut()?;
+    let parent = telemetry::extract(&trace.traceparent, Some(&trace.tracestate));
+    if !parent.span().span_context().is_sampled() {
+        return None;
+    }
+    let span = tracing::info_span!(
+        "forward",
+        otel.kind = "producer",
+        service.name = SERVICE_NAME,
+        source.name = delivery.source,
+        delivery.sequence = delivery.sequence,
+    );
+    telemetry::set_parent(&span, parent);
+    if let Some(traceparent) = telemetry::current_traceparent(&span) {
+        trace.traceparent = traceparent;
+    }
+    Some(span)
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(ERROR_BYTES_MAX)]
+}

@@ -1,0 +1,291 @@
+//! The service as a whole: what is built from a configuration, and what runs until it is told to stop.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use pass_spool::{EmbeddedSpool, OpenError, Spool, SpoolHealth, SpoolId, SpoolStatus};
+use service_kit::admin::{Check, Readiness, State};
+use service_kit::clock::Clock;
+use service_kit::config::Faults;
+use service_kit::grpc;
+use service_kit::listener::HttpListener;
+use service_kit::shutdown::Shutdown;
+use service_kit::telemetry;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::books::Books;
+use crate::config::{AckMode, Config, SERVICE_NAME};
+use crate::forward::{ForwardStatus, Forwarder};
+use crate::http::{self, Edge};
+use crate::record::record_bytes_max;
+use crate::sources::Sources;
+use crate::waiters::Waiters;
+
+/// How often the spool's health is looked at.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
+/// After a storage error, time for the 503 of requests in flight. With the interval above it keeps the end
+/// within a second.
+const LAST_ANSWERS: Duration = Duration::from_millis(400);
+/// After a storage error, time for the spool to let go of its directory.
+const POISONED_CLOSE_MAX: Duration = Duration::from_millis(200);
+
+/// What the gateway needs from outside.
+#[derive(Clone)]
+pub struct Dependencies {
+    /// The wall clock: receive times, delivery ids, ages of stored records.
+    pub clock: Arc<dyn Clock>,
+    /// The environment that secrets may be taken from.
+    pub env: Vec<(String, String)>,
+    /// The directory under which the spool lies unless its own is configured.
+    pub data_dir: PathBuf,
+}
+
+/// Why a gateway could not be built. Nothing is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The sources' configuration is wrong.
+    #[error("sources can't be used:\n{0}")]
+    Sources(Faults),
+    /// The spool can't be opened; the error says what to do.
+    #[error("spool can't be opened")]
+    Spool(#[from] OpenError),
+    /// An address can't be bound.
+    #[error("{key} can't be bound to {addr}; choose another address or stop what uses it")]
+    Bind {
+        /// The key that names the address.
+        key: &'static str,
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// pass-state's endpoint is not one.
+    #[error("pass_state.endpoint")]
+    Endpoint(#[from] grpc::EndpointError),
+}
+
+/// Why a gateway stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A storage error; only a new process can tell what is on the disk.
+    #[error("spool failed and needs a restart of the process: {0}")]
+    SpoolPoisoned(Arc<str>),
+    /// A task panicked: our bug.
+    #[error("the forwarding task ended unexpectedly")]
+    Forwarder,
+}
+
+/// A gateway whose sockets are bound and whose spool is open; [`Gateway::run`] makes it work.
+pub struct Gateway {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    sources: Arc<Sources>,
+    spool: Arc<dyn Spool>,
+    http: HttpListener,
+    admin: HttpListener,
+    forward: watch::Sender<ForwardStatus>,
+    observer: Arc<Observer>,
+    channel: tonic::transport::Channel,
+}
+
+impl Gateway {
+    /// Checks the sources, opens the spool (recovering it if need be), and binds both listeners. Callers
+    /// queue from then on.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub async fn build(config: Config, dependencies: Dependencies) -> Result<Self, BuildError> {
+        let Dependencies { clock, env, data_dir } = dependencies;
+        let sources = Sources::build(&config.sources, &config.ack, &env).map_err(BuildError::Sources)?;
+        let channel = grpc::channel(&config.pass_state)?;
+        let mut options = config.spool_options(config.spool_dir(&data_dir));
+        let spool_clock = Arc::clone(&clock);
+        options.clock = Arc::new(move || SystemTime::from(spool_clock.now()));
+        let opening = tokio::task::spawn_blocking(move || EmbeddedSpool::open(options));
+        let spool: Arc<dyn Spool> = Arc::new(opening.await.expect("opening the spool does not panic")?);
+        let http = bind("http.listen", config.http.listen, config.http.limits.clone()).await?;
+        let admin = bind("admin.listen", config.admin.listen, service_kit::admin::limits()).await?;
+        let sources = Arc::new(sources);
+        let forward = watch::Sender::new(ForwardStatus::default());
+        let observer = Arc::new(Observer {
+            books: Arc::new(Books::new(&sources)),
+            spool: Arc::clone(&spool),
+            forward: forward.subscribe(),
+        });
+        Ok(Self { config, clock, sources, spool, http, admin, forward, observer, channel })
+    }
+
+    /// The bound address of callbacks.
+    #[must_use]
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http.local_addr()
+    }
+
+    /// The bound address of health and status.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.local_addr()
+    }
+
+    /// A view of the gateway that stays valid while it runs and after.
+    #[must_use]
+    pub fn observer(&self) -> Arc<Observer> {
+        Arc::clone(&self.observer)
+    }
+
+    /// Serves until `shutdown` stops: then finishes the requests in flight, waits a little for
+    /// acknowledgements, and closes the spool. When it returns none of its tasks is left. It never moves
+    /// `shutdown` itself; whoever owns the process decides what an error means for the rest.
+    ///
+    /// # Errors
+    /// If the spool failed (within a second of it) or a task panicked: the process should exit non-zero.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
+        let Self { config, clock, sources, spool, http, admin, forward, observer, channel } = self;
+        self::warn(&sources);
+        let traced = is_traced();
+        let readiness = Readiness::new(shutdown.clone());
+        let spool_check = readiness.register("spool");
+        let forward_check = readiness.register("forward");
+        let waits = sources.iter().any(|entry| entry.ack == AckMode::Applied);
+        let waiters = Arc::new(Waiters::new(config.ack.waiters_max, waits));
+        let body_bytes_max = config.http.body_bytes_max.as_usize();
+        let forwarder = Forwarder {
+            gateway_id: config.gateway_id,
+            body_bytes_max,
+            record_bytes_max: record_bytes_max(body_bytes_max),
+            config: config.forward,
+            channel,
+            spool: Arc::clone(&spool),
+            sources: Arc::clone(&sources),
+            books: Arc::clone(&observer.books),
+            waiters: Arc::clone(&waiters),
+            status: forward,
+            traced,
+        };
+        let edge = Edge::new(
+            &config.http,
+            &config.ack,
+            sources,
+            Arc::clone(&spool),
+            clock,
+            Arc::clone(&observer.books),
+            waiters,
+            traced,
+            shutdown.clone(),
+        );
+        tracing::info!(http = %http.local_addr(), admin = %admin.local_addr(), spool.id = %spool.id(), "webhook-gateway serves");
+
+        let stop = CancellationToken::new();
+        let mut forwarding = tokio::spawn(forwarder.run(forward_check, stop.clone()));
+        let serving = async {
+            tokio::join!(
+                http.serve(http::router(Arc::new(edge)), shutdown.clone()),
+                admin.serve(http::admin::router(readiness, observer), shutdown.clone()),
+            );
+        };
+        let failed = tokio::select! {
+            () = serving => None,
+            reason = poisoned(&*spool, &spool_check) => Some(RunError::SpoolPoisoned(reason)),
+            _ = &mut forwarding => Some(RunError::Forwarder),
+        };
+        // Requests are over, so nothing new comes into the spool; now the task behind them may end.
+        match failed {
+            None => {
+                stop.cancel();
+                let ended = forwarding.await;
+                spool.close().await;
+                ended.map_err(|_| RunError::Forwarder)
+            }
+            Some(error) => {
+                forwarding.abort();
+                let _ = tokio::time::timeout(POISONED_CLOSE_MAX, spool.close()).await;
+                Err(error)
+            }
+        }
+    }
+}
+
+async fn bind(key: &'static str, addr: SocketAddr, limits: service_kit::listener::HttpLimits) -> Result<HttpListener, BuildError> {
+    HttpListener::bind(addr, limits).await.map_err(|source| BuildError::Bind { key, addr, source })
+}
+
+fn warn(sources: &Sources) {
+    for warning in sources.iter().flat_map(|entry| entry.source.warnings()) {
+        tracing::warn!("{warning}");
+    }
+    if sources.iter().next().is_none() {
+        tracing::warn!("no sources are configured; every callback is answered 404");
+    }
+}
+
+/// Says whether spans go anywhere. Asked once: with logs alone a span per request would be work for nothing.
+fn is_traced() -> bool {
+    let span = tracing::info_span!("start", service.name = SERVICE_NAME);
+    telemetry::current_traceparent(&span).is_some()
+}
+
+/// Keeps the readiness check in step with the spool's health, and returns the reason once it is poisoned and
+/// the last answers had their time.
+fn poisoned<'a>(spool: &'a dyn Spool, check: &'a Check) -> impl Future<Output = Arc<str>> + 'a {
+    async move {
+        loop {
+            let state = match spool.status().health {
+                SpoolHealth::Ok | SpoolHealth::Slow => State::Ok,
+                SpoolHealth::Stuck => State::NotReady("the disk does not answer".to_owned()),
+                SpoolHealth::Full => State::NotReady("the spool is full".to_owned()),
+                SpoolHealth::Poisoned(reason) => {
+                    tracing::error!(reason = %reason, "the spool failed; this process answers 503 and ends");
+                    check.not_ready("the spool failed");
+                    tokio::time::sleep(LAST_ANSWERS).await;
+                    return reason;
+                }
+            };
+            check.set(state);
+            tokio::time::sleep(HEALTH_INTERVAL).await;
+        }
+    }
+}
+
+/// A view of a running gateway, for metrics, the operator and tests.
+pub struct Observer {
+    books: Arc<Books>,
+    spool: Arc<dyn Spool>,
+    forward: watch::Receiver<ForwardStatus>,
+}
+
+impl Observer {
+    /// The counters of requests and deliveries.
+    #[must_use]
+    pub fn books(&self) -> &Books {
+        &self.books
+    }
+
+    /// The spool's figures at this moment.
+    #[must_use]
+    pub fn spool(&self) -> SpoolStatus {
+        self.spool.status()
+    }
+
+    /// The spool's id.
+    #[must_use]
+    pub fn spool_id(&self) -> SpoolId {
+        self.spool.id()
+    }
+
+    /// The forwarder's state at this moment.
+    #[must_use]
+    pub fn forward(&self) -> ForwardStatus {
+        self.forward.borrow().clone()
+    }
+
+    /// The forwarder's state, to wait for changes of.
+    #[must_use]
+    pub fn watch_forward(&self) -> watch::Receiver<ForwardStatus> {
+        self.forward.clone()
+    }
+}

@@ -1,0 +1,139 @@
+//! The routes, and the outermost layer around a callback: its span, and what happens if it panics.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::routing::any;
+use futures_util::FutureExt as _;
+use http::Response;
+use pass_spool::Spool;
+use service_kit::clock::Clock;
+use service_kit::listener::BodyTimeouts;
+use service_kit::shutdown::Shutdown;
+use service_kit::telemetry;
+use tracing::Instrument as _;
+use tracing::field::Empty;
+
+use super::in_flight::InFlight;
+use super::problem::Problem;
+use super::receive;
+use crate::books::{Books, Tally};
+use crate::config::{Ack, Http, SERVICE_NAME};
+use crate::record::record_bytes_max;
+use crate::sources::Sources;
+use crate::waiters::Waiters;
+
+/// What a callback needs on its way. Shared by all connections.
+pub(crate) struct Edge {
+    pub(super) sources: Arc<Sources>,
+    pub(super) spool: Arc<dyn Spool>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) books: Arc<Books>,
+    pub(super) waiters: Arc<Waiters>,
+    pub(super) in_flight: Arc<InFlight>,
+    pub(super) body_bytes_max: usize,
+    pub(super) record_bytes_max: usize,
+    pub(super) body_timeouts: BodyTimeouts,
+    pub(super) ack_timeout: std::time::Duration,
+    /// Whether spans go anywhere; without, no work is done for them.
+    pub(super) traced: bool,
+    pub(super) shutdown: Shutdown,
+}
+
+impl Edge {
+    #[expect(clippy::too_many_arguments, reason = "the one place where the parts of the edge come together")]
+    pub(crate) fn new(
+        http: &Http,
+        ack: &Ack,
+        sources: Arc<Sources>,
+        spool: Arc<dyn Spool>,
+        clock: Arc<dyn Clock>,
+        books: Arc<Books>,
+        waiters: Arc<Waiters>,
+        traced: bool,
+        shutdown: Shutdown,
+    ) -> Self {
+        let body_bytes_max = http.body_bytes_max.as_usize();
+        Self {
+            sources,
+            spool,
+            clock,
+            books,
+            waiters,
+            in_flight: Arc::new(InFlight::new(http.requests_in_flight_max, http.bytes_in_flight_max.as_usize())),
+            body_bytes_max,
+            record_bytes_max: record_bytes_max(body_bytes_max),
+            body_timeouts: http.limits.body,
+            ack_timeout: ack.timeout.get(),
+            traced,
+            shutdown,
+        }
+    }
+}
+
+/// Makes the service that takes callbacks. Paths are not logged here or below: they may hold a secret.
+pub(crate) fn router(edge: Arc<Edge>) -> Router {
+    Router::new()
+        .route("/webhooks/{source}", any(callback))
+        .route("/webhooks/{source}/{secret}", any(callback))
+        .fallback(nothing_here)
+        .with_state(edge)
+}
+
+async fn nothing_here(State(edge): State<Arc<Edge>>) -> Response<Body> {
+    edge.books.add(None, Tally::NotFound);
+    Problem::NotFound.response()
+}
+
+async fn callback(State(edge): State<Arc<Edge>>, request: Request) -> Response<Body> {
+    let answering = AssertUnwindSafe(answer(&edge, request)).catch_unwind();
+    match answering.await {
+        Ok(response) => response,
+        // The panic hook has told where; the request's ending has counted it.
+        Err(_panic) => {
+            tracing::error!("a callback's handler panicked; it was answered 500");
+            Problem::Internal.response()
+        }
+    }
+}
+
+async fn answer(edge: &Edge, request: Request) -> Response<Body> {
+    if !edge.traced {
+        return receive::receive(edge, request, None).await;
+    }
+    let headers = request.headers();
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let span = tracing::info_span!(
+        "callback",
+        otel.name = format!("{} /webhooks/{{source}}", known_method(request.method())),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        service.name = SERVICE_NAME,
+        http.request.method = known_method(request.method()),
+        http.route = "/webhooks/{source}",
+        http.response.status_code = Empty,
+        source.name = Empty,
+        delivery.id = Empty,
+    );
+    if let Some(traceparent) = header("traceparent") {
+        telemetry::set_parent(&span, telemetry::extract(traceparent, header("tracestate")));
+    }
+    let response = receive::receive(edge, request, Some(&span)).instrument(span.clone()).await;
+    span.record("http.response.status_code", response.status().as_u16());
+    if response.status().is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    response
+}
+
+/// The method's name, for the few that exist; the sender can't put words into span names.
+fn known_method(method: &http::Method) -> &'static str {
+    match pass_sources::method_from_http(method) {
+        Some(known) => known.name(),
+        None if method == http::Method::GET => "GET",
+        None => "_OTHER",
+    }
+}

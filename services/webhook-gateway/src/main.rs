@@ -1,0 +1,100 @@
+//! The webhook gateway's process: reads its configuration, serves until a signal, and says by its exit code
+//! how it went (0 in order, 1 failed, 64 started wrongly).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use service_kit::clock::SystemClock;
+use service_kit::config::{Sources, process_env};
+use service_kit::shutdown::{Shutdown, Signals};
+use service_kit::{EXIT_USAGE, telemetry};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use webhook_gateway::config::ENV_PREFIX;
+use webhook_gateway::{Config, Dependencies, Gateway};
+
+/// Takes wallet-pass vendors' webhooks, stores them durably and forwards them to pass-state.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// The configuration file; without one, defaults and environment.
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    /// Where the spool is kept unless `spool.dir` is set.
+    #[arg(long, global = true, default_value = "passline-data")]
+    data_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Subcommand)]
+enum Command {
+    /// Serves until SIGTERM or SIGINT; a second signal cuts what is left.
+    Serve,
+    /// Checks the configuration, tells every fault, and exits.
+    CheckConfig,
+    /// Asks a running gateway whether it is ready.
+    Healthcheck,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let env = process_env();
+    let from = Sources { file: arguments.config, env_prefix: ENV_PREFIX, env: env.clone(), section: None };
+    let config = match Config::load(&from) {
+        Ok(config) => config,
+        Err(faults) => {
+            eprintln!("{faults}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let result = match arguments.command {
+        Command::Serve => serve(config, env, arguments.data_dir).await,
+        Command::CheckConfig => Ok(()),
+        Command::Healthcheck => healthcheck(config.admin.listen).await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("webhook-gateway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Config, env: Vec<(String, String)>, data_dir: PathBuf) -> anyhow::Result<()> {
+    let telemetry = telemetry::init(&config.telemetry);
+    let shutdown = Shutdown::new();
+    let signals = Signals::new().context("signal handlers can't be installed")?;
+    tokio::spawn(shutdown.clone().follow(signals, config.drain_delay.get()));
+    let dependencies = Dependencies { clock: Arc::new(SystemClock), env, data_dir };
+    let gateway = Gateway::build(config, dependencies).await?;
+    let result = gateway.run(shutdown).await;
+    telemetry.shutdown().await;
+    Ok(result?)
+}
+
+async fn healthcheck(admin: SocketAddr) -> anyhow::Result<()> {
+    let asking = async {
+        let mut stream = TcpStream::connect(admin).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.take(64 << 10).read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(5), asking).await.context("no answer within 5 s")??;
+    anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "not ready: {}", answer.rsplit("\r\n").next().unwrap_or_default());
+    Ok(())
+}
