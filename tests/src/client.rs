@@ -1,0 +1,297 @@
+//! A sender of callbacks that remembers every attempt and what was answered: one half of what the oracle
+//! compares.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::callback::Callback;
+
+/// Longest wait for one answer. Longer than the gateway takes to give up on a disk.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+/// What one attempt came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// 200: the gateway promised to keep it.
+    Stored(Receipt),
+    /// Certainly not kept: no connection, or a 4xx.
+    Refused(String),
+    /// Kept or not: a 5xx, or a connection that broke after the request began.
+    Indeterminate(String),
+}
+
+/// The body of a 200.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(default)]
+pub struct Receipt {
+    /// The delivery's id, `del_…`.
+    pub delivery: String,
+    /// `stored`, `applied`, `duplicate` or `quarantined`.
+    pub status: String,
+    /// Ids of the events, `evt_…`.
+    pub events: Vec<String>,
+}
+
+/// One attempt to deliver a callback.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// What was sent.
+    pub callback: Arc<Callback>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// Every attempt of a test, in the order in which they ended. Only ever appended to.
+#[derive(Debug, Default)]
+pub struct ClientLog(Mutex<Vec<Attempt>>);
+
+impl ClientLog {
+    /// Notes an attempt.
+    pub fn note(&self, callback: &Arc<Callback>, outcome: Outcome) {
+        self.lock().push(Attempt {
+            callback: Arc::clone(callback),
+            outcome,
+        });
+    }
+
+    /// A copy of all attempts so far.
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.lock().clone()
+    }
+
+    /// How many attempts were answered with 200.
+    pub fn stored_count(&self) -> usize {
+        self.lock()
+            .iter()
+            .filter(|attempt| matches!(attempt.outcome, Outcome::Stored(_)))
+            .count()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Attempt>> {
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// An answer in full.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: http::HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum NoAnswer {
+    /// The request was certainly not sent.
+    NotSent(String),
+    /// It was sent in part or whole.
+    Lost(String),
+}
+
+/// One keep-alive connection to a gateway, opened anew when it breaks.
+#[derive(Debug)]
+pub struct Caller {
+    address: SocketAddr,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Caller {
+    /// Makes a caller; it connects when first used.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            connection: None,
+        }
+    }
+
+    /// Sends a callback once and notes what came of it.
+    pub async fn deliver(&mut self, callback: &Arc<Callback>, log: &ClientLog) -> Outcome {
+        let outcome = match self.post(callback).await {
+            Ok(answer) => outcome_of(&answer),
+            Err(NoAnswer::NotSent(why)) => Outcome::Refused(why),
+            Err(NoAnswer::Lost(why)) => Outcome::Indeterminate(why),
+        };
+        log.note(callback, outcome.clone());
+        outcome
+    }
+
+    /// Sends a callback as often as it takes to get a 200, as a patient vendor does, until `deadline`.
+    pub async fn deliver_until_stored(
+        &mut self,
+        callback: &Arc<Callback>,
+        log: &ClientLog,
+        deadline: Instant,
+    ) -> bool {
+        loop {
+            if matches!(self.deliver(callback, log).await, Outcome::Stored(_)) {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            // A vendor that hammers a gateway which is just starting proves nothing.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Sends a callback once.
+    ///
+    /// # Errors
+    /// Says whether the request was certainly not sent.
+    pub async fn post(&mut self, callback: &Callback) -> Result<Answer, NoAnswer> {
+        let mut request = Request::builder()
+            .method(callback.method.clone())
+            .uri(callback.path());
+        for (name, value) in &callback.headers {
+            request = request.header(name, value);
+        }
+        self.send(request, callback.body.clone()).await
+    }
+
+    /// Sends any request.
+    ///
+    /// # Errors
+    /// Says whether the request was certainly not sent.
+    pub async fn send(
+        &mut self,
+        request: http::request::Builder,
+        body: Bytes,
+    ) -> Result<Answer, NoAnswer> {
+        let request = request
+            .header(HOST, self.address.to_string())
+            .header(CONTENT_LENGTH, body.len())
+            .body(Full::new(body))
+            .map_err(|error| NoAnswer::NotSent(error.to_string()))?;
+        match tokio::time::timeout(ANSWER_LIMIT, self.send_now(request)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.connection = None;
+                Err(NoAnswer::Lost(format!("no answer within {ANSWER_LIMIT:?}")))
+            }
+        }
+    }
+
+    async fn send_now(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, NoAnswer> {
+        let usable = match &mut self.connection {
+            Some(open) => open.ready().await.is_ok(),
+            None => false,
+        };
+        if !usable {
+            self.connection = Some(connect(self.address).await?);
+        }
+        let connection = self
+            .connection
+            .as_mut()
+            .expect("it was just opened if it was not");
+        let answer = async {
+            let (head, body) = connection.send_request(request).await?.into_parts();
+            let body = body.collect().await?.to_bytes();
+            Ok::<_, hyper::Error>(Answer {
+                status: head.status,
+                headers: head.headers,
+                body,
+            })
+        };
+        match answer.await {
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                self.connection = None;
+                Err(NoAnswer::Lost(error.to_string()))
+            }
+        }
+    }
+}
+
+async fn connect(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
+    let refused = |error: &dyn std::fmt::Display| NoAnswer::NotSent(error.to_string());
+    let socket = TcpStream::connect(address)
+        .await
+        .map_err(|error| refused(&error))?;
+    socket.set_nodelay(true).map_err(|error| refused(&error))?;
+    let (sender, connection) = http1::handshake(TokioIo::new(socket))
+        .await
+        .map_err(|error| refused(&error))?;
+    // It ends with the socket; what goes wrong there shows in the request.
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok(sender)
+}
+
+/// Reads an answer as a vendor does: 2xx is kept, 4xx is not, anything else is unknown.
+fn outcome_of(answer: &Answer) -> Outcome {
+    let text = || {
+        let body = String::from_utf8_lossy(&answer.body);
+        format!(
+            "{}: {}",
+            answer.status,
+            body.chars().take(200).collect::<String>()
+        )
+    };
+    if answer.status == StatusCode::OK {
+        match serde_json::from_slice::<Receipt>(&answer.body) {
+            Ok(receipt) => Outcome::Stored(receipt),
+            // A 200 is a promise whatever its body looks like; the oracle stumbles over the empty id.
+            Err(_) => Outcome::Stored(Receipt::default()),
+        }
+    } else if answer.status.is_client_error() {
+        Outcome::Refused(text())
+    } else {
+        Outcome::Indeterminate(text())
+    }
+}
+
+/// Sends `callbacks` over `connections` connections, each until it is stored or `deadline` passes. Returns
+/// how many were never stored.
+///
+/// The callbacks of one list keep their order only with one connection, as with a real vendor.
+pub async fn load(
+    address: SocketAddr,
+    callbacks: Vec<Arc<Callback>>,
+    connections: usize,
+    log: &Arc<ClientLog>,
+    deadline: Instant,
+) -> usize {
+    let queue = Arc::new(Mutex::new(VecDeque::from(callbacks)));
+    let senders: Vec<_> = (0..connections)
+        .map(|_| {
+            let (queue, log) = (Arc::clone(&queue), Arc::clone(log));
+            tokio::spawn(async move {
+                let mut caller = Caller::new(address);
+                let mut unsent = 0;
+                loop {
+                    let next = queue
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner)
+                        .pop_front();
+                    let Some(callback) = next else { break unsent };
+                    if !caller.deliver_until_stored(&callback, &log, deadline).await {
+                        unsent += 1;
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut unsent = 0;
+    for sender in senders {
+        unsent += sender.await.expect("senders do not panic");
+    }
+    unsent
+}
