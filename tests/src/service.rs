@@ -72,7 +72,7 @@ impl Service {
                         "-f",
                         "-y",
                         "-s",
-                        "262144",
+                        "400000",
                         "-e",
                         &format!("trace={}", crate::syscalls::TRACED),
                         "-o",

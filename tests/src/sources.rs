@@ -54,6 +54,7 @@ auth = {{ scheme = "hmac", secrets = [{{ id = "a", value = "{PASSKIT_SECRET}" }}
 name = "envelope"
 vendor = "signed_envelope"
 auth = {{ scheme = "signed_envelope", secrets = [{{ id = "a", value = "{ENVELOPE_SECRET}" }}] }}
+envelope = {{ kinds = {{ "event.pass.installed" = "INSTALLED", "event.pass.uninstalled" = "UNINSTALLED" }} }}
 
 [[sources]]
 name = "hooks"

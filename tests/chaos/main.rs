@@ -1,0 +1,2 @@
+//! Kills services at random moments.
+fn main() {}
