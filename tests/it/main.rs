@@ -1,6 +1,7 @@
 //! The system tests: one binary, a module per subject. See the harness, `system_tests`, for how they work.
 
 mod order;
+mod permutations;
 
 use std::path::PathBuf;
 
