@@ -126,6 +126,9 @@ impl Scheme {
                 "is not a known scheme"
             };
             faults.add("auth.scheme", format!("{what}; {rule}"));
+            if !auth.secrets.is_empty() {
+                secrets::resolve_all(&auth.secrets, resolve, faults);
+            }
             return None;
         };
         if scheme == AuthScheme::None {

@@ -127,7 +127,7 @@ fn check(bytes: Vec<u8>) -> Result<String, &'static str> {
     }
     if is_public_key(&text) {
         return Err(
-            "is a public key or certificate; whoever holds it could forge events, so ask the vendor for a shared secret or use url_secret",
+            "is a public key, a certificate or half of a key pair; whoever holds it could forge events, so ask the vendor for a shared secret or use url_secret",
         );
     }
     if !text.bytes().all(|b| b.is_ascii_graphic()) {
