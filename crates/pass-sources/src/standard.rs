@@ -27,6 +27,7 @@
 //! | `installation.scope` | REGISTRATION (default), DEVICE or ACCOUNT |
 //! | `wallet.kind` | APPLE, GOOGLE, SAMSUNG, HUAWEI, WALLET_PASSES, PASS2U, PASS_WALLET, VENDOR, ANDROID_OTHER; anything else is unknown |
 //! | `redemption` | with kind REDEEMED: `{"count": 3, "time": "…", "scanner": "till-9"}` |
+//! | `attributes` | what is not about a person; values that are no text are kept as JSON |
 //! | `personal` | names other than the two above are free |
 //!
 //! A batch is `{"events": [ … ]}` with 1 to 32 events, all about one pass. What makes an event the same one

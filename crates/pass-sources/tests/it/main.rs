@@ -10,6 +10,7 @@ mod build;
 mod envelope;
 mod golden;
 mod hostile;
+mod order;
 mod passkit;
 mod passworks;
 mod standard;

@@ -3,49 +3,29 @@
 use http::Method;
 use pass_domain::delivery::UndecodableReason::*;
 use pass_domain::delivery::{Decoded, DecodedFacts};
-use pass_domain::fact::{Assertion, Fact, IdentityBasis, TimeBasis, WalletKind};
-use pass_domain::fold::{PassState, State};
+use pass_domain::fact::{Assertion, IdentityBasis, TimeBasis, WalletKind};
 use pass_domain::kind::Kind;
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::*;
 
 const V: &str = "passkit";
-const UNINSTALL: &str = "uninstalled_as_record_updated";
+pub(crate) const UNINSTALL: &str = "uninstalled_as_record_updated";
 
-fn with(name: &str, edit: impl FnOnce(&mut Value)) -> DecodedFacts {
+pub(crate) fn with(name: &str, edit: impl FnOnce(&mut Value)) -> DecodedFacts {
     facts(decode(V, edited(V, name, edit)))
 }
 
-fn plain(name: &str) -> DecodedFacts {
+pub(crate) fn plain(name: &str) -> DecodedFacts {
     facts(decode(V, sample(V, name)))
 }
 
-fn metadata(v: &mut Value) -> &mut Value {
+pub(crate) fn metadata(v: &mut Value) -> &mut Value {
     &mut v["pass"]["metadata"]
 }
 
-fn seconds(seconds: i64) -> Value {
+pub(crate) fn seconds(seconds: i64) -> Value {
     json!({"seconds": seconds})
-}
-
-/// The state after deliveries in this order, the way a store builds it: known ids add nothing.
-fn state(deliveries: &[DecodedFacts]) -> PassState {
-    let mut known: Vec<Fact> = Vec::new();
-    let mut pass = PassState::default();
-    for delivery in deliveries {
-        for fact in &delivery.facts {
-            if !known.iter().any(|earlier| earlier.id == fact.id) {
-                known.push(fact.clone());
-            }
-        }
-        if let Some(snapshot) = &delivery.snapshot {
-            pass.merge_snapshot(snapshot);
-        }
-    }
-    pass.fold = pass_domain::fold::Fold::from_facts(&known);
-    pass
 }
 
 /// Quirk 10.
@@ -108,32 +88,6 @@ fn a_status_that_is_absent_is_issued() {
     );
 }
 
-/// Quirk 13.
-#[test]
-fn a_pass_that_was_removed_and_installed_again_is_installed() {
-    let again = with("installed", |v| {
-        *metadata(v) = json!({
-            "status": 1, "lifecycleEvents": [1, 2, 1024],
-            "issueAt": seconds(1_608_644_518), "firstInstalledAt": seconds(1_608_644_748),
-            "firstUninstalledAt": seconds(1_608_645_679), "lastUninstalledAt": seconds(1_608_645_679),
-            "lastInstalledAt": seconds(1_608_700_000)
-        });
-    });
-    assert_eq!(of_kind(&again, Kind::Installed).len(), 2);
-    let attained = again
-        .snapshot
-        .clone()
-        .unwrap()
-        .vendor_status
-        .unwrap()
-        .attained;
-    assert_eq!(
-        attained,
-        ["INSTALLED_APPLE", "RENDERED", "UNINSTALLED_APPLE"]
-    );
-    assert_eq!(state(&[again]).state(), State::Installed);
-}
-
 /// Quirk 14.
 #[test]
 fn the_wallet_is_told_only_if_there_was_only_one() {
@@ -159,28 +113,6 @@ fn the_wallet_is_told_only_if_there_was_only_one() {
             .unwrap()
             .kind,
         WalletKind::Google
-    );
-}
-
-/// Quirk 15.
-#[test]
-fn a_token_refresh_moves_the_last_install_and_installs_nothing() {
-    let installed = plain("installed");
-    let refreshed = with("installed", |v| {
-        metadata(v)["lastInstalledAt"] = seconds(1_608_900_000)
-    });
-    let installs = of_kind(&refreshed, Kind::Installed);
-    assert_eq!(installs.len(), 2);
-    assert_eq!(installs[0].id, only(&installed, Kind::Installed).id);
-    assert_eq!(
-        (installs[0].assertion, installs[1].assertion),
-        (Assertion::Derived, Assertion::Reported)
-    );
-    let folded = state(&[installed.clone(), refreshed]);
-    assert_eq!(folded.fold.open_installations().count(), 1);
-    assert_eq!(
-        folded.fold.installations[0].open_time,
-        state(&[installed]).fold.installations[0].open_time
     );
 }
 
@@ -373,20 +305,6 @@ fn numbers_that_are_not_known_survive() {
     );
 }
 
-/// Quirk 21.
-#[test]
-fn a_deleted_record_is_not_a_removal_from_a_wallet() {
-    let deleted = with("record_deleted", |v| {
-        for name in ["firstUninstalledAt", "lastUninstalledAt"] {
-            remove(v, &format!("/pass/metadata/{name}"));
-        }
-    });
-    assert!(of_kind(&deleted, Kind::Uninstalled).is_empty());
-    let folded = state(&[deleted]);
-    assert_eq!(folded.fold.open_installations().count(), 1);
-    assert_eq!(folded.state(), State::Deleted);
-}
-
 #[test]
 fn one_transition_with_two_equal_times_is_one_fact() {
     let decoded = plain("installed");
@@ -478,17 +396,6 @@ fn a_named_transition_without_its_time_is_known_by_content_and_keeps_the_receive
         assert_eq!((fact.occur_time, &*fact.vendor_kind), (received(), event));
         assert_eq!(decoded.notes, ["TRANSITION_TIME_MISSING"]);
     }
-}
-
-#[test]
-fn an_invalidated_pass_is_voided_at_its_time() {
-    let voided = plain("invalidated");
-    let fact = only(&voided, Kind::Voided);
-    assert_eq!(
-        (fact.assertion, fact.occur_time),
-        (Assertion::Reported, at("2020-12-22T15:13:20.005Z"))
-    );
-    assert_eq!(state(&[voided]).state(), State::Voided);
 }
 
 #[test]
@@ -637,43 +544,6 @@ fn odd_types_of_what_does_not_matter_do_no_harm() {
         only(&decoded, Kind::Installed).attributes["members.member.points"],
         "10.5"
     );
-}
-
-fn life() -> Vec<DecodedFacts> {
-    let mut life: Vec<DecodedFacts> = [
-        "record_created",
-        "installed",
-        "record_updated",
-        UNINSTALL,
-        "uninstalled",
-        "invalidated",
-    ]
-    .iter()
-    .map(|name| plain(name))
-    .collect();
-    life.push(with("installed", |v| {
-        metadata(v)["lastInstalledAt"] = seconds(1_608_645_000)
-    }));
-    life.push(with(UNINSTALL, |v| {
-        v["event"] = json!("PASS_EVENT_INSTALLED");
-        metadata(v)["status"] = json!(1);
-        metadata(v)["lastInstalledAt"] = seconds(1_608_646_000);
-    }));
-    life
-}
-
-proptest! {
-    /// Guarantee 4, through the adapter: any order and repetition of deliveries gives one state.
-    #[test]
-    fn the_state_depends_on_the_set_of_deliveries_only(order in proptest::collection::vec(0..8_usize, 0..24)) {
-        let life = life();
-        let mut all: Vec<DecodedFacts> = order.iter().map(|&at| life[at].clone()).collect();
-        // What is missing comes last, so that every order ends with the same set.
-        all.extend(life.iter().enumerate().filter(|(at, _)| !order.contains(at)).map(|(_, delivery)| delivery.clone()));
-        let (expected, found) = (state(&life), state(&all));
-        prop_assert_eq!(expected.fold, found.fold);
-        prop_assert_eq!(expected.snapshot, found.snapshot);
-    }
 }
 
 #[test]
