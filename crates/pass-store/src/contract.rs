@@ -29,13 +29,18 @@ impl Scope {
     /// All sources and personal data.
     #[must_use]
     pub fn everything() -> Self {
-        Self { sources: None, personal: true }
+        Self {
+            sources: None,
+            personal: true,
+        }
     }
 
     /// True if the source may be seen.
     #[must_use]
     pub fn allows(&self, source: &SourceUid) -> bool {
-        self.sources.as_ref().is_none_or(|sources| sources.contains(source))
+        self.sources
+            .as_ref()
+            .is_none_or(|sources| sources.contains(source))
     }
 }
 
@@ -133,13 +138,20 @@ impl Head {
     /// The cursor of the last event.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
-        Cursor { epoch: self.epoch, position: self.position, digest: self.digest }
+        Cursor {
+            epoch: self.epoch,
+            position: self.position,
+            digest: self.digest,
+        }
     }
 }
 
 /// The books (see `LogBooks` in the protos for each counter's meaning).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each counter is documented in the protos' LogBooks")]
+#[expect(
+    missing_docs,
+    reason = "each counter is documented in the protos' LogBooks"
+)]
 pub struct Books {
     pub deliveries: u64,
     pub applied: u64,
@@ -366,7 +378,8 @@ pub trait PassStore: Send + Sync + 'static {
     async fn append(&self, parts: &[AppendPart], now: Timestamp) -> Result<Appended, Error>;
 
     /// Applies a delivery in quarantine, decoded again, as of its original receive time.
-    async fn delivery_replay(&self, delivery: &Delivery, now: Timestamp) -> Result<Replayed, Error>;
+    async fn delivery_replay(&self, delivery: &Delivery, now: Timestamp)
+    -> Result<Replayed, Error>;
 
     /// Takes a delivery out of quarantine without applying it. `None` if there is no such delivery or it
     /// was never in quarantine. A replayed one is returned as it is.
@@ -394,7 +407,12 @@ pub trait PassStore: Send + Sync + 'static {
 
     /// Events in log order after a position: at most `rows_max`. Out-of-scope ones are left out of the rows,
     /// so [`Page::next`] (the position up to which rows were examined) moves even if the page is empty.
-    async fn events_after(&self, scope: &Scope, after: Position, rows_max: u32) -> Result<Page<Arc<Event>>, Error>;
+    async fn events_after(
+        &self,
+        scope: &Scope,
+        after: Position,
+        rows_max: u32,
+    ) -> Result<Page<Arc<Event>>, Error>;
 
     /// One event.
     async fn event_find(&self, scope: &Scope, id: EventId) -> Result<Option<Arc<Event>>, Error>;
@@ -411,7 +429,11 @@ pub trait PassStore: Send + Sync + 'static {
     ) -> Result<Page<Arc<Event>>, Error>;
 
     /// Passes by name, in the order asked for; `None` where there is none or it is out of scope.
-    async fn passes_find(&self, scope: &Scope, keys: &[PassKey]) -> Result<Vec<Option<PassRecord>>, Error>;
+    async fn passes_find(
+        &self,
+        scope: &Scope,
+        keys: &[PassKey],
+    ) -> Result<Vec<Option<PassRecord>>, Error>;
 
     /// Passes of a source, or all; at most `rows_max` rows are examined.
     async fn passes_list(

@@ -1,0 +1,271 @@
+//! [`SqlStore`]: the log in a relational database, with sea-orm.
+//!
+//! Everything here is written for SQLite and PostgreSQL alike; what only one of them needs stands in a
+//! module of its name. The write path and the hot reads use statements whose texts are made once
+//! (`statements`); other reads use entities. `append` is the heart: it loads what
+//! [`crate::plan`] asks for and writes what that decides.
+
+mod append;
+mod deliveries;
+mod entity;
+mod events;
+mod passes;
+mod quarantine;
+mod rows;
+mod spools;
+mod sqlite;
+mod statements;
+#[cfg(test)]
+mod tests;
+mod texts;
+
+use std::sync::Arc;
+
+use pass_domain::Timestamp;
+use pass_domain::delivery::Delivery;
+use pass_domain::event::{Event, Position};
+use pass_domain::ids::{DeliveryId, EventId, PassKey, SourceUid};
+use sea_orm::sea_query::Value;
+use sea_orm::{
+    DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait,
+};
+use tokio::sync::watch;
+
+use self::rows::Failure;
+use self::statements::Statements;
+use crate::contract::{
+    AppendPart, Appended, DeliveryRecord, Error, EventParent, Head, LogInfo, LookupKey, Page, PassOrder, PassRecord,
+    PassStore, Replayed, Scope, SpoolHello, SpoolOpened,
+};
+
+pub use self::sqlite::SqliteOptions;
+
+/// Most rows that one call examines, whatever it asks for.
+const ROWS_MAX: u32 = 10_000;
+
+/// A store in a relational database.
+///
+/// A call that is dropped before it ends is rolled back, or has committed; either way doing it again is
+/// harmless.
+#[derive(Debug)]
+pub struct SqlStore {
+    connections: sqlite::Connections,
+    statements: Statements,
+    fatal: watch::Sender<Option<String>>,
+}
+
+impl SqlStore {
+    /// Opens a store on SQLite. Needs a tokio runtime, on which it runs its checkpoints.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] if the file, the library or the schema would break a guarantee; it names the fix.
+    /// [`Error::Unavailable`] if the file is locked.
+    pub async fn open(options: SqliteOptions) -> Result<Self, Error> {
+        let connections = sqlite::open(&options).await?;
+        let statements = Statements::new(connections.writer.get_database_backend());
+        Ok(Self { connections, statements, fatal: watch::Sender::new(None) })
+    }
+
+    /// Tells when the process must not go on with this database (an IO error, a damaged file), and why. Then
+    /// every call that writes fails, and the service should exit, so that a new process reads what is
+    /// really there.
+    #[must_use]
+    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+        self.fatal.subscribe()
+    }
+
+    fn backend(&self) -> DbBackend {
+        self.connections.writer.get_database_backend()
+    }
+
+    fn readers(&self) -> &DatabaseConnection {
+        &self.connections.readers
+    }
+
+    fn name(&self) -> &'static str {
+        "sqlite"
+    }
+
+    /// Begins a writing transaction. There is one writer connection, so callers queue here.
+    async fn begin(&self) -> Result<DatabaseTransaction, Failure> {
+        if let Some(reason) = &*self.fatal.borrow() {
+            return Err(Error::Unavailable(format!("stopped after: {reason}")).into());
+        }
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        Ok(self.connections.writer.begin_with_options(options).await?)
+    }
+
+    /// Commits. Whether a commit that fails was done is not known.
+    async fn commit(&self, transaction: DatabaseTransaction, written_bytes: u64) -> Result<(), Failure> {
+        match transaction.commit().await {
+            Ok(()) => {
+                self.connections.checkpointer.written(written_bytes);
+                Ok(())
+            }
+            Err(error) => {
+                self.classify(&error);
+                Err(Error::OutcomeUnknown(error.to_string()).into())
+            }
+        }
+    }
+
+    /// What an error of the database means; raises the flag of [`SqlStore::fatal`] if need be.
+    fn classify(&self, error: &DbErr) -> Error {
+        let meaning = sqlite::meaning(error);
+        if meaning.fatal {
+            tracing::error!(error = %error, "the database cannot be trusted any more; stop and start anew");
+            self.fatal.send_if_modified(|reason| {
+                let first = reason.is_none();
+                reason.get_or_insert_with(|| error.to_string());
+                first
+            });
+        }
+        meaning.error
+    }
+
+    fn explained<T>(&self, result: Result<T, Failure>) -> Result<T, Error> {
+        result.map_err(|failure| match failure {
+            Failure::Database(error) => self.classify(&error),
+            Failure::Store(error) => error,
+        })
+    }
+}
+
+/// A row count within bounds.
+fn bounded(rows_max: u32) -> u64 {
+    u64::from(rows_max.clamp(1, ROWS_MAX))
+}
+
+/// A row count within bounds, as a value.
+fn limit(rows_max: u32) -> Value {
+    rows::number(bounded(rows_max))
+}
+
+/// Where the next page starts: at the last row, if the page is full.
+fn next<R>(rows: &[R], rows_max: u32, place: impl Fn(&R) -> Result<u64, Failure>) -> Result<Option<u64>, Failure> {
+    match rows.last() {
+        Some(last) if rows.len() as u64 >= bounded(rows_max) => place(last).map(Some),
+        _ => Ok(None),
+    }
+}
+
+#[async_trait::async_trait]
+impl PassStore for SqlStore {
+    async fn spool_open(&self, hello: &SpoolHello) -> Result<SpoolOpened, Error> {
+        self.explained(self.spool_open_inner(hello).await)
+    }
+
+    async fn append(&self, parts: &[AppendPart], now: Timestamp) -> Result<Appended, Error> {
+        self.explained(self.append_inner(parts, now).await)
+    }
+
+    async fn delivery_replay(&self, delivery: &Delivery, now: Timestamp) -> Result<Replayed, Error> {
+        self.explained(self.delivery_replay_inner(delivery, now).await)
+    }
+
+    async fn delivery_discard(
+        &self,
+        id: DeliveryId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Option<DeliveryRecord>, Error> {
+        self.explained(self.delivery_discard_inner(id, reason, now).await)
+    }
+
+    async fn epoch_rotate(&self) -> Result<Head, Error> {
+        self.explained(self.epoch_rotate_inner().await)
+    }
+
+    async fn head(&self) -> Result<Head, Error> {
+        self.explained(self.head_inner().await)
+    }
+
+    async fn log_info(&self) -> Result<LogInfo, Error> {
+        self.explained(self.log_info_inner().await)
+    }
+
+    async fn digest_at(&self, position: Position) -> Result<Option<u64>, Error> {
+        self.explained(self.digest_at_inner(position).await)
+    }
+
+    async fn position_before_time(&self, record_time: Timestamp) -> Result<Position, Error> {
+        self.explained(self.position_before_time_inner(record_time).await)
+    }
+
+    async fn events_after(&self, scope: &Scope, after: Position, rows_max: u32) -> Result<Page<Arc<Event>>, Error> {
+        self.explained(self.events_after_inner(scope, after, rows_max).await)
+    }
+
+    async fn event_find(&self, scope: &Scope, id: EventId) -> Result<Option<Arc<Event>>, Error> {
+        self.explained(self.event_find_inner(scope, id).await)
+    }
+
+    async fn events_list(
+        &self,
+        scope: &Scope,
+        parent: &EventParent,
+        descending: bool,
+        from: u64,
+        rows_max: u32,
+    ) -> Result<Page<Arc<Event>>, Error> {
+        self.explained(self.events_list_inner(scope, parent, descending, from, rows_max).await)
+    }
+
+    async fn passes_find(&self, scope: &Scope, keys: &[PassKey]) -> Result<Vec<Option<PassRecord>>, Error> {
+        self.explained(self.passes_find_inner(scope, keys).await)
+    }
+
+    async fn passes_list(
+        &self,
+        scope: &Scope,
+        source: Option<&SourceUid>,
+        order: PassOrder,
+        from: u64,
+        rows_max: u32,
+    ) -> Result<Page<PassRecord>, Error> {
+        self.explained(self.passes_list_inner(scope, source, order, from, rows_max).await)
+    }
+
+    async fn passes_lookup(
+        &self,
+        scope: &Scope,
+        source: Option<&SourceUid>,
+        key: &LookupKey,
+        rows_max: u32,
+    ) -> Result<Vec<PassRecord>, Error> {
+        self.explained(self.passes_lookup_inner(scope, source, key, rows_max).await)
+    }
+
+    async fn delivery_find(
+        &self,
+        scope: &Scope,
+        id: DeliveryId,
+        with_body: bool,
+    ) -> Result<Option<DeliveryRecord>, Error> {
+        self.explained(self.delivery_find_inner(scope, id, with_body).await)
+    }
+
+    async fn deliveries_list(
+        &self,
+        scope: &Scope,
+        quarantine_open: bool,
+        from: u64,
+        rows_max: u32,
+    ) -> Result<Page<DeliveryRecord>, Error> {
+        self.explained(self.deliveries_list_inner(scope, quarantine_open, from, rows_max).await)
+    }
+
+    async fn close(&self) {
+        self.connections.checkpointer.close().await;
+        // The writer last: the connection that closes last empties the write-ahead log.
+        for connection in [&self.connections.readers, &self.connections.writer] {
+            if let Err(error) = connection.close_by_ref().await {
+                tracing::warn!(error = %error, "a connection did not close");
+            }
+        }
+    }
+}

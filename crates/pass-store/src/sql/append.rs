@@ -1,0 +1,311 @@
+//! The write path: one transaction per batch.
+
+use std::collections::HashMap;
+
+use pass_domain::Timestamp;
+use pass_domain::delivery::{Delivery, Outcome};
+use pass_domain::event::Position;
+use pass_domain::ids::{DeliveryId, EventId};
+use pass_domain::time::to_micros;
+use sea_orm::{ConnectionTrait, DatabaseTransaction, QueryResult, Statement};
+
+use super::SqlStore;
+use super::rows::{
+    Failure, bits, bytes, bytes_or_null, get, get_bits, get_id, get_number, number, signed, text, time,
+};
+use crate::contract::{AppendPart, Appended, Books, Head, PartOutcome, QuarantineState, SpoolId};
+use crate::plan::{DeliveryRow, HeadRow, PassLoaded, Planner, Resolved, Rows, SpoolPlace, select};
+use crate::stored::{self, Numbered};
+
+/// Reads the head from `statements::HEAD_COLUMNS`.
+pub(super) fn head_row_from(row: &QueryResult) -> Result<HeadRow, Failure> {
+    Ok(HeadRow {
+        epoch: get_bits(row, 0)?,
+        position: get_number(row, 1)?,
+        digest: get_bits(row, 2)?,
+        record_micros: get(row, 3)?,
+        last_pass_number: get_number(row, 4)?,
+        last_delivery_number: get_number(row, 5)?,
+        books: Books {
+            deliveries: get_number(row, 6)?,
+            applied: get_number(row, 7)?,
+            duplicate: get_number(row, 8)?,
+            control: get_number(row, 9)?,
+            quarantined: get_number(row, 10)?,
+            facts: get_number(row, 11)?,
+            events: get_number(row, 12)?,
+            duplicate_facts: get_number(row, 13)?,
+            quarantined_facts: get_number(row, 14)?,
+            differing_duplicates: get_number(row, 15)?,
+            quarantine_open: get_number(row, 16)?,
+        },
+    })
+}
+
+/// The contract's head of a head row.
+pub(super) fn head_of(row: &HeadRow) -> Result<Head, Failure> {
+    Ok(Head {
+        epoch: row.epoch,
+        position: Position(row.position),
+        digest: row.digest,
+        record_time: time(row.record_micros)?,
+    })
+}
+
+impl SqlStore {
+    /// Locks the head: the first thing in every writing transaction, so that commit order is position order.
+    pub(super) async fn head_lock(&self, transaction: &DatabaseTransaction) -> Result<HeadRow, Failure> {
+        let row = transaction
+            .query_one_raw(Statement::from_string(self.backend(), &self.statements.head_lock))
+            .await?
+            .ok_or_else(|| crate::contract::Error::Corrupt("log_head has no row".to_owned()))?;
+        head_row_from(&row)
+    }
+
+    /// Writes the head back.
+    pub(super) async fn head_write(&self, transaction: &DatabaseTransaction, head: &HeadRow) -> Result<(), Failure> {
+        let books = &head.books;
+        let values = [
+            bits(head.epoch),
+            number(head.position),
+            bits(head.digest),
+            signed(head.record_micros),
+            number(head.last_pass_number),
+            number(head.last_delivery_number),
+            number(books.deliveries),
+            number(books.applied),
+            number(books.duplicate),
+            number(books.control),
+            number(books.quarantined),
+            number(books.facts),
+            number(books.events),
+            number(books.duplicate_facts),
+            number(books.quarantined_facts),
+            number(books.differing_duplicates),
+            number(books.quarantine_open),
+        ];
+        let statement = Statement::from_sql_and_values(self.backend(), &self.statements.head_write, values);
+        transaction.execute_raw(statement).await?;
+        Ok(())
+    }
+
+    /// See [`crate::PassStore::append`].
+    pub(super) async fn append_inner(&self, parts: &[AppendPart], now: Timestamp) -> Result<Appended, Failure> {
+        let transaction = self.begin().await?;
+        let head = self.head_lock(&transaction).await?;
+        let mut places = self.spool_places(&transaction, parts).await?;
+        let mut selected = select(parts, &mut places);
+        if selected.fresh.is_empty() {
+            transaction.rollback().await?;
+            return Ok(Appended { parts: selected.parts, head: head_of(&head)? });
+        }
+        let deliveries: Vec<&Delivery> = selected.fresh.iter().map(|fresh| fresh.delivery).collect();
+        let mut planner = Planner::new(head, to_micros(now));
+        let ids: Vec<_> = deliveries.iter().map(|delivery| bytes(delivery.id.as_bytes().as_slice())).collect();
+        for row in self.statements.deliveries_known.query(&transaction, &[], &ids).await? {
+            planner.deliveries_loaded([DeliveryId::from_bytes(get_id(&row, 0, "delivery_id")?)]);
+        }
+        self.load(&transaction, &mut planner, &deliveries).await?;
+        let resolved: Vec<Resolved<'_>> = deliveries.iter().map(|delivery| planner.resolve(delivery)).collect();
+        self.load_histories(&transaction, &mut planner, &resolved).await?;
+        for (fresh, resolved) in selected.fresh.iter().zip(&resolved) {
+            let outcome = planner.apply(resolved);
+            if let PartOutcome::Committed { outcomes, .. } = &mut selected.parts[fresh.part] {
+                outcomes[fresh.at].1 = outcome;
+            }
+        }
+        let (head, rows) = planner.finish()?;
+        let written_bytes = written_bytes(&rows);
+        self.write(&transaction, rows, head.record_micros).await?;
+        for (part, outcome) in parts.iter().zip(&selected.parts) {
+            if let PartOutcome::Committed { .. } = outcome
+                && let Some(place) = places.remove(&part.spool)
+            {
+                let values = [number(place.committed_sequence), bytes(part.spool.0.as_slice())];
+                let statement = Statement::from_sql_and_values(self.backend(), &self.statements.spool_progress, values);
+                transaction.execute_raw(statement).await?;
+            }
+        }
+        self.head_write(&transaction, &head).await?;
+        self.commit(transaction, written_bytes).await?;
+        Ok(Appended { parts: selected.parts, head: head_of(&head)? })
+    }
+
+    async fn spool_places(
+        &self,
+        transaction: &DatabaseTransaction,
+        parts: &[AppendPart],
+    ) -> Result<HashMap<SpoolId, SpoolPlace>, Failure> {
+        let keys: Vec<_> = parts.iter().map(|part| bytes(part.spool.0.as_slice())).collect();
+        let mut places = HashMap::new();
+        for row in self.statements.spools.query(transaction, &[], &keys).await? {
+            let place = SpoolPlace { generation: get_number(&row, 1)?, committed_sequence: get_number(&row, 2)? };
+            places.insert(SpoolId(get_id(&row, 0, "spool_id")?), place);
+        }
+        Ok(places)
+    }
+
+    /// Loads the passes of deliveries and those of their facts that are recorded.
+    pub(super) async fn load<'a>(
+        &self,
+        connection: &impl ConnectionTrait,
+        planner: &mut Planner<'a>,
+        deliveries: &[&'a Delivery],
+    ) -> Result<(), Failure> {
+        let wanted = planner.passes_wanted(deliveries.iter().copied());
+        let mut by_source: HashMap<&str, Vec<_>> = HashMap::new();
+        for (source, pass) in wanted {
+            by_source.entry(source).or_default().push(text(pass));
+        }
+        for (source, passes) in by_source {
+            for row in self.statements.passes_by_name.query(connection, &[text(source)], &passes).await? {
+                let (state, recent) = stored::pass_from(&get::<Vec<u8>>(&row, 8)?)?;
+                planner.pass_loaded(PassLoaded {
+                    number: get_number(&row, 0)?,
+                    source: get(&row, 1)?,
+                    vendor_pass_id: get(&row, 2)?,
+                    state,
+                    recent,
+                    last_position: get_number(&row, 5)?,
+                    last_digest: get_bits(&row, 6)?,
+                });
+            }
+        }
+        let wanted = planner.facts_wanted(deliveries.iter().copied());
+        let keys: Vec<_> = wanted.iter().map(|id| bytes(id.as_bytes().as_slice())).collect();
+        for row in self.statements.facts_known.query(connection, &[], &keys).await? {
+            let id = EventId::from_bytes(get_id(&row, 0, "event_id")?);
+            planner.facts_loaded([(id, get_bits(&row, 1)?)]);
+        }
+        Ok(())
+    }
+
+    /// Loads all recorded facts of passes that a late fact makes fold anew.
+    pub(super) async fn load_histories<'a>(
+        &self,
+        connection: &impl ConnectionTrait,
+        planner: &mut Planner<'a>,
+        resolved: &[Resolved<'a>],
+    ) -> Result<(), Failure> {
+        for pass in planner.histories_wanted(resolved) {
+            let values = [number(pass)];
+            let statement = Statement::from_sql_and_values(self.backend(), &self.statements.history, values);
+            let rows = connection.query_all_raw(statement).await?;
+            let mut facts = Vec::with_capacity(rows.len());
+            for row in rows {
+                let id = EventId::from_bytes(get_id(&row, 1, "event_id")?);
+                let position = Position(get_number(&row, 0)?);
+                facts.push(stored::event_from(position, id, time(get(&row, 2)?)?, &get::<Vec<u8>>(&row, 3)?)?.fact);
+            }
+            planner.history_loaded(pass, facts)?;
+        }
+        Ok(())
+    }
+
+    async fn write(
+        &self,
+        transaction: &DatabaseTransaction,
+        rows: Rows<'_>,
+        record_micros: i64,
+    ) -> Result<(), Failure> {
+        let mut quarantine = Vec::new();
+        let mut personal = Vec::with_capacity(rows.deliveries.len());
+        let mut deliveries = Vec::with_capacity(rows.deliveries.len());
+        for row in rows.deliveries {
+            let DeliveryRow { number, delivery_id, source, outcome, body, personal: holder, raw_body, quarantine: why } = row;
+            personal.push((number, holder, raw_body));
+            deliveries.push((number, delivery_id, source, outcome, body));
+            quarantine.extend(why.map(|(reason, detail)| (number, reason, detail)));
+        }
+        let statements = &self.statements;
+        statements
+            .delivery_insert
+            .execute(transaction, deliveries, |(at, id, source, outcome, body), values| {
+                values.extend([
+                    number(at),
+                    bytes(id.as_bytes().as_slice()),
+                    text(source.as_str()),
+                    signed(record_micros),
+                    outcome_value(outcome),
+                    bytes(body),
+                ]);
+            })
+            .await?;
+        statements
+            .personal_insert
+            .execute(transaction, personal, |(at, holder, raw_body), values| {
+                values.extend([number(at), bytes(holder), bytes(raw_body)]);
+            })
+            .await?;
+        statements
+            .quarantine_insert
+            .execute(transaction, quarantine, |(at, reason, detail), values| {
+                values.extend([
+                    number(at),
+                    signed(i64::from(QuarantineState::Open.number())),
+                    signed(i64::from(reason.number())),
+                    bytes(detail.into_bytes()),
+                    signed(record_micros),
+                    bytes(Vec::new()),
+                ]);
+            })
+            .await?;
+        self.write_events_and_passes(transaction, rows.events, rows.passes, record_micros).await
+    }
+
+    /// Writes the rows that a replay writes too.
+    pub(super) async fn write_events_and_passes(
+        &self,
+        transaction: &DatabaseTransaction,
+        events: Vec<crate::plan::EventRow>,
+        passes: Vec<crate::plan::PassRow>,
+        record_micros: i64,
+    ) -> Result<(), Failure> {
+        self.statements
+            .event_insert
+            .execute(transaction, events, |event, values| {
+                values.extend([
+                    number(event.position),
+                    bytes(event.event_id.as_bytes().as_slice()),
+                    number(event.pass_number),
+                    number(event.delivery_number),
+                    signed(record_micros),
+                    bits(event.content_digest),
+                    bytes(event.body),
+                ]);
+            })
+            .await?;
+        self.statements
+            .pass_upsert
+            .execute(transaction, passes, |pass, values| {
+                values.extend([
+                    number(pass.number),
+                    text(pass.source),
+                    text(pass.vendor_pass_id),
+                    text(pass.vendor),
+                    text(pass.organization),
+                    bytes_or_null(pass.serial_number),
+                    bytes_or_null(pass.external_id),
+                    number(pass.last_position),
+                    bits(pass.last_digest),
+                    bits(pass.digest),
+                    bytes(pass.body),
+                ]);
+            })
+            .await?;
+        Ok(())
+    }
+}
+
+/// An outcome's column.
+pub(super) fn outcome_value(outcome: Outcome) -> sea_orm::Value {
+    signed(i64::from(outcome.number()))
+}
+
+/// About how many bytes a transaction writes, for the pace of checkpoints.
+fn written_bytes(rows: &Rows<'_>) -> u64 {
+    let deliveries: usize = rows.deliveries.iter().map(|row| row.body.len() + row.personal.len() + row.raw_body.len()).sum();
+    let events: usize = rows.events.iter().map(|row| row.body.len()).sum();
+    let passes: usize = rows.passes.iter().map(|row| row.body.len()).sum();
+    (deliveries + events + passes) as u64
+}

@@ -1,0 +1,19 @@
+//! Spools, by id.
+
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "spool")]
+pub(crate) struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub(crate) spool_id: Vec<u8>,
+    pub(crate) gateway: String,
+    pub(crate) generation: i64,
+    pub(crate) committed_sequence: i64,
+    pub(crate) missing: String,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub(crate) enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,138 @@
+//! Reads of passes.
+
+use std::collections::HashMap;
+
+use pass_domain::event::Position;
+use pass_domain::ids::{PassKey, SourceUid, VendorId};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QueryResult, QuerySelect, Statement};
+
+use super::entity::pass;
+use super::events::from_end;
+use super::rows::{Failure, get, get_bits, get_number, source, text, unsigned};
+use super::{SqlStore, bounded, limit, next};
+use crate::contract::{LookupKey, Page, PassOrder, PassRecord, Scope};
+use crate::stored::{self, StoredError};
+
+/// Reads a pass from the columns of `statements::passes_by_name`, the first of them at `at`.
+fn record_from(row: &QueryResult, at: usize) -> Result<PassRecord, Failure> {
+    let (state, _) = stored::pass_from(&get::<Vec<u8>>(row, at + 8)?)?;
+    Ok(PassRecord {
+        number: get_number(row, at)?,
+        key: key_from(&get::<String>(row, at + 1)?, &get::<String>(row, at + 2)?)?,
+        vendor: get(row, at + 3)?,
+        organization: get(row, at + 4)?,
+        state,
+        digest: get_bits(row, at + 7)?,
+        last_position: Position(get_number(row, at + 5)?),
+        last_digest: get_bits(row, at + 6)?,
+    })
+}
+
+fn record_of(model: pass::Model) -> Result<PassRecord, Failure> {
+    let (state, _) = stored::pass_from(&model.body)?;
+    Ok(PassRecord {
+        number: unsigned(model.number)?,
+        key: key_from(&model.source, &model.vendor_pass_id)?,
+        vendor: model.vendor,
+        organization: model.organization,
+        state,
+        digest: model.digest.cast_unsigned(),
+        last_position: Position(unsigned(model.last_position)?),
+        last_digest: model.last_digest.cast_unsigned(),
+    })
+}
+
+fn key_from(source_uid: &str, pass: &str) -> Result<PassKey, Failure> {
+    Ok(PassKey { source: source(source_uid)?, pass: VendorId::new(pass).map_err(StoredError::Id)? })
+}
+
+impl SqlStore {
+    /// See [`crate::PassStore::passes_find`].
+    pub(super) async fn passes_find_inner(
+        &self,
+        scope: &Scope,
+        keys: &[PassKey],
+    ) -> Result<Vec<Option<PassRecord>>, Failure> {
+        let mut by_source: HashMap<&SourceUid, Vec<_>> = HashMap::new();
+        for key in keys.iter().filter(|key| scope.allows(&key.source)) {
+            by_source.entry(&key.source).or_default().push(text(key.pass.as_str()));
+        }
+        let mut found = HashMap::new();
+        for (source, passes) in by_source {
+            let before = [text(source.as_str())];
+            for row in self.statements.passes_by_name.query(self.readers(), &before, &passes).await? {
+                let record = record_from(&row, 0)?;
+                found.insert(record.key.clone(), record);
+            }
+        }
+        Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
+    }
+
+    /// See [`crate::PassStore::passes_list`]. By last event it walks the log backwards and shows each pass
+    /// where its last event stands, so passes without an event are not in that order.
+    pub(super) async fn passes_list_inner(
+        &self,
+        scope: &Scope,
+        source: Option<&SourceUid>,
+        order: PassOrder,
+        place: u64,
+        rows_max: u32,
+    ) -> Result<Page<PassRecord>, Failure> {
+        let wanted = |record: &PassRecord| {
+            scope.allows(&record.key.source) && source.is_none_or(|source| record.key.source == *source)
+        };
+        match order {
+            PassOrder::FirstSeen => {
+                let after = i64::try_from(place).unwrap_or(i64::MAX);
+                let models = pass::Entity::find()
+                    .filter(pass::Column::Number.gt(after))
+                    .order_by_asc(pass::Column::Number)
+                    .limit(bounded(rows_max))
+                    .all(self.readers())
+                    .await?;
+                let next = next(&models, rows_max, |model| unsigned(model.number))?;
+                let records = models.into_iter().map(record_of).collect::<Result<Vec<_>, _>>()?;
+                Ok(Page { rows: records.into_iter().filter(wanted).collect(), next })
+            }
+            PassOrder::LastEventDescending => {
+                let values = [from_end(place), limit(rows_max)];
+                let statement =
+                    Statement::from_sql_and_values(self.backend(), &self.statements.passes_last_event, values);
+                let rows = self.readers().query_all_raw(statement).await?;
+                let next = next(&rows, rows_max, |row| get_number(row, 0))?;
+                let mut records = Vec::new();
+                for row in &rows {
+                    if get::<Option<i64>>(row, 1)?.is_some() {
+                        records.push(record_from(row, 1)?);
+                    }
+                }
+                records.retain(wanted);
+                Ok(Page { rows: records, next })
+            }
+        }
+    }
+
+    /// See [`crate::PassStore::passes_lookup`].
+    pub(super) async fn passes_lookup_inner(
+        &self,
+        scope: &Scope,
+        source: Option<&SourceUid>,
+        key: &LookupKey,
+        rows_max: u32,
+    ) -> Result<Vec<PassRecord>, Failure> {
+        let (column, name) = match key {
+            LookupKey::SerialNumber(name) => (pass::Column::SerialNumber, name),
+            LookupKey::ExternalId(name) => (pass::Column::ExternalId, name),
+        };
+        let mut query = pass::Entity::find().filter(column.eq(name.as_bytes().to_vec()));
+        if let Some(sources) = &scope.sources {
+            query = query.filter(pass::Column::Source.is_in(sources.iter().map(SourceUid::as_str)));
+        }
+        if let Some(source) = source {
+            query = query.filter(pass::Column::Source.eq(source.as_str()));
+        }
+        let models =
+            query.order_by_asc(pass::Column::Number).limit(bounded(rows_max)).all(self.readers()).await?;
+        models.into_iter().map(record_of).collect()
+    }
+}

@@ -1,0 +1,174 @@
+//! Spools and the epoch.
+
+use sea_orm::{ActiveValue::Set, DatabaseTransaction, EntityTrait, QueryOrder, QuerySelect, sea_query::OnConflict};
+
+use super::SqlStore;
+use super::append::{head_of, head_row_from};
+use super::entity::spool;
+use super::rows::{Failure, unsigned};
+use crate::contract::{Error, Head, LogInfo, SpoolHello, SpoolId, SpoolOpened, SpoolRecord};
+use crate::plan::HeadRow;
+use crate::stored::id_bytes;
+use pass_domain::event::Position;
+
+/// Most spools in [`LogInfo`].
+const SPOOLS_MAX: u64 = 1_000;
+/// Longest list of missing ranges that is kept, in bytes; past it the list ends with `…`.
+const MISSING_BYTES_MAX: usize = 1_024;
+
+/// A random number, for an epoch.
+pub(super) fn random() -> u64 {
+    let half = || {
+        let time = uuid::Timestamp::from_unix_time(0, 0, 0, 0);
+        // The last eight bytes are random but for two bits; the second draw covers those.
+        uuid::Uuid::new_v7(time).as_u64_pair().1
+    };
+    half() ^ half().rotate_left(32)
+}
+
+impl SqlStore {
+    /// See [`crate::PassStore::spool_open`].
+    pub(super) async fn spool_open_inner(&self, hello: &SpoolHello) -> Result<SpoolOpened, Failure> {
+        if hello.settled_sequence.max(hello.oldest_sequence) >= i64::MAX as u64 {
+            return Err(Error::Refused("spool hello: a sequence is 2^63 or more".to_owned()).into());
+        }
+        let transaction = self.begin().await?;
+        let mut head = self.head_lock(&transaction).await?;
+        let known = spool::Entity::find_by_id(hello.spool.0.to_vec()).one(&transaction).await?;
+        let known = known.unwrap_or_else(|| spool::Model {
+            spool_id: hello.spool.0.to_vec(),
+            gateway: String::new(),
+            generation: 0,
+            committed_sequence: 0,
+            missing: String::new(),
+        });
+        let committed = unsigned(known.committed_sequence)?;
+        let epoch_changed = hello.settled_sequence > committed;
+        if epoch_changed {
+            self.epoch_change(&transaction, &mut head).await?;
+            tracing::warn!(
+                spool.id = %hello.spool,
+                gateway.id = %hello.gateway,
+                committed_sequence = committed,
+                settled_sequence = hello.settled_sequence,
+                "the database went back in time: the log has a new epoch, and the spool refills it"
+            );
+        }
+        // With an empty spool everything it settled and the database lost is gone.
+        let oldest = if hello.oldest_sequence == 0 { hello.settled_sequence + 1 } else { hello.oldest_sequence };
+        let missing = (oldest > committed + 1).then(|| (committed + 1, oldest - 1));
+        let mut missing_text = known.missing;
+        if let Some((first, last)) = missing {
+            tracing::error!(
+                spool.id = %hello.spool,
+                gateway.id = %hello.gateway,
+                first_sequence = first,
+                last_sequence = last,
+                "sequences are on neither side any more: compare with the vendors"
+            );
+            note_missing(&mut missing_text, first, last);
+        }
+        let committed = missing.map_or(committed, |(_, last)| last);
+        let generation = unsigned(known.generation)? + 1;
+        let row = spool::ActiveModel {
+            spool_id: Set(hello.spool.0.to_vec()),
+            gateway: Set(hello.gateway.replace('\0', "")),
+            generation: Set(generation.cast_signed()),
+            committed_sequence: Set(committed.cast_signed()),
+            missing: Set(missing_text),
+        };
+        let overwrite = OnConflict::column(spool::Column::SpoolId)
+            .update_columns([
+                spool::Column::Gateway,
+                spool::Column::Generation,
+                spool::Column::CommittedSequence,
+                spool::Column::Missing,
+            ])
+            .to_owned();
+        spool::Entity::insert(row).on_conflict(overwrite).exec_without_returning(&transaction).await?;
+        self.commit(transaction, 0).await?;
+        Ok(SpoolOpened { generation, committed_sequence: committed, epoch_changed, missing })
+    }
+
+    async fn epoch_change(&self, transaction: &DatabaseTransaction, head: &mut HeadRow) -> Result<(), Failure> {
+        let old = head.epoch;
+        while head.epoch == old {
+            head.epoch = random();
+        }
+        self.head_write(transaction, head).await
+    }
+
+    /// See [`crate::PassStore::epoch_rotate`].
+    pub(super) async fn epoch_rotate_inner(&self) -> Result<Head, Failure> {
+        let transaction = self.begin().await?;
+        let mut head = self.head_lock(&transaction).await?;
+        self.epoch_change(&transaction, &mut head).await?;
+        self.commit(transaction, 0).await?;
+        head_of(&head)
+    }
+
+    /// See [`crate::PassStore::log_info`].
+    pub(super) async fn log_info_inner(&self) -> Result<LogInfo, Failure> {
+        let head = head_row_from(&self.head_result().await?)?;
+        let spools = spool::Entity::find()
+            .order_by_asc(spool::Column::SpoolId)
+            .limit(SPOOLS_MAX)
+            .all(self.readers())
+            .await?;
+        let spools = spools
+            .into_iter()
+            .map(|model| {
+                Ok(SpoolRecord {
+                    spool: SpoolId(id_bytes(&model.spool_id, "spool_id")?),
+                    gateway: model.gateway,
+                    committed_sequence: unsigned(model.committed_sequence)?,
+                    missing: model.missing,
+                })
+            })
+            .collect::<Result<Vec<_>, Failure>>()?;
+        Ok(LogInfo { head: head_of(&head)?, oldest: Position(0), books: head.books, spools, database: self.name() })
+    }
+}
+
+/// Adds a range to a list such as `5-9, 20-20`.
+fn note_missing(list: &mut String, first: u64, last: u64) {
+    if list.ends_with('…') {
+        return;
+    }
+    if !list.is_empty() {
+        list.push_str(", ");
+    }
+    if list.len() < MISSING_BYTES_MAX {
+        list.push_str(&format!("{first}-{last}"));
+    } else {
+        list.push('…');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_ranges_are_listed_within_bounds() {
+        let mut list = String::new();
+        note_missing(&mut list, 5, 9);
+        note_missing(&mut list, 20, 20);
+        assert_eq!(list, "5-9, 20-20");
+        for at in 0..1_000 {
+            note_missing(&mut list, at, at);
+        }
+        assert!(list.len() < MISSING_BYTES_MAX + 50 && list.ends_with('…'), "{list}");
+    }
+
+    #[test]
+    fn epochs_use_all_bits() {
+        let (mut ones, mut zeros) = (0, 0);
+        for _ in 0..200 {
+            let random = random();
+            ones |= random;
+            zeros |= !random;
+        }
+        assert_eq!((ones, zeros), (u64::MAX, u64::MAX));
+    }
+}

@@ -1,0 +1,81 @@
+//! What SQLite's result codes mean. The only place that looks at them; nothing looks at messages.
+
+use std::ops::Deref;
+
+use sea_orm::sqlx;
+use sea_orm::{DbErr, RuntimeErr};
+
+use crate::contract::Error;
+
+/// An error in the contract's words.
+#[derive(Debug)]
+pub(in crate::sql) struct Meaning {
+    pub(in crate::sql) error: Error,
+    /// True if the process must not go on with this file: what it holds in memory and what is on disk may
+    /// differ from now on.
+    pub(in crate::sql) fatal: bool,
+}
+
+/// What a failed call means, if it was not a commit.
+pub(in crate::sql) fn meaning(error: &DbErr) -> Meaning {
+    let text = error.to_string();
+    let meaning = |error: fn(String) -> Error, fatal: bool| Meaning { error: error(text.clone()), fatal };
+    let (DbErr::Conn(RuntimeErr::SqlxError(inner))
+    | DbErr::Exec(RuntimeErr::SqlxError(inner))
+    | DbErr::Query(RuntimeErr::SqlxError(inner))) = error
+    else {
+        return match error {
+            DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => meaning(Error::Unavailable, false),
+            _ => meaning(Error::Corrupt, false),
+        };
+    };
+    match inner.deref() {
+        sqlx::Error::Database(database) => {
+            // Extended codes carry the primary one in their low byte.
+            let code = database.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or(1);
+            let (error, fatal) = by_code(code & 0xff);
+            meaning(error, fatal)
+        }
+        sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnIndexOutOfBounds { .. }
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::TypeNotFound { .. }
+        | sqlx::Error::RowNotFound => meaning(Error::Corrupt, false),
+        _ => meaning(Error::Unavailable, false),
+    }
+}
+
+/// By primary result code, see <https://www.sqlite.org/rescode.html>.
+fn by_code(code: u32) -> (fn(String) -> Error, bool) {
+    match code {
+        // IOERR, CORRUPT, NOTADB: as after a failed sync, only a new process reads what is really there.
+        10 | 11 | 26 => (Error::Unavailable, true),
+        // TOOBIG, CONSTRAINT, MISMATCH: the data.
+        18..=20 => (Error::Refused, false),
+        // ERROR (such as a table that is not there), PERM, READONLY, CANTOPEN, SCHEMA, NOLFS, AUTH: the set-up.
+        1 | 3 | 8 | 14 | 17 | 22 | 23 => (Error::Unfit, false),
+        // ABORT, BUSY, LOCKED, NOMEM, INTERRUPT, FULL (back-pressure) and whatever else may pass.
+        _ => (Error::Unavailable, false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_tell_waiting_from_refusing_from_stopping() {
+        let kind = |code| match by_code(code) {
+            (error, fatal) => (error(String::new()), fatal),
+        };
+        for code in [5, 6, 7, 13] {
+            assert!(matches!(kind(code), (Error::Unavailable(_), false)), "{code}");
+        }
+        for code in [10, 11, 26] {
+            assert!(matches!(kind(code), (Error::Unavailable(_), true)), "{code}");
+        }
+        assert!(matches!(kind(19), (Error::Refused(_), false)));
+        assert!(matches!(kind(14), (Error::Unfit(_), false)));
+    }
+}

@@ -1,0 +1,152 @@
+//! SQL texts with many rows or keys, made once, in few sizes, so that each is prepared once per connection.
+
+use sea_orm::sea_query::Value;
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement};
+
+/// How many rows or keys one statement takes: the largest that fits goes first.
+const SIZES: [usize; 5] = [256, 64, 16, 4, 1];
+
+/// Writes the placeholder of a parameter, counted from 1. SQLite gets bare question marks: it looks named
+/// and numbered ones up one by one.
+fn placeholder(text: &mut String, backend: DbBackend, number: usize) {
+    if backend == DbBackend::Postgres {
+        text.push('$');
+        text.push_str(&number.to_string());
+    } else {
+        text.push('?');
+    }
+}
+
+/// Turns the question marks of a text into the placeholders of a database.
+pub(crate) fn spelled(backend: DbBackend, text: &str) -> String {
+    let mut spelled = String::with_capacity(text.len() + 16);
+    let mut number = 0;
+    for character in text.chars() {
+        if character == '?' {
+            number += 1;
+            placeholder(&mut spelled, backend, number);
+        } else {
+            spelled.push(character);
+        }
+    }
+    spelled
+}
+
+/// An `INSERT … VALUES` of any number of rows.
+#[derive(Debug)]
+pub(crate) struct Insert {
+    backend: DbBackend,
+    columns: usize,
+    texts: [String; SIZES.len()],
+}
+
+impl Insert {
+    /// `tail` is what follows the rows, such as an `ON CONFLICT` clause.
+    pub(crate) fn new(backend: DbBackend, table: &str, columns: &[&str], tail: &str) -> Self {
+        let texts = SIZES.map(|rows| {
+            let mut text = format!("INSERT INTO {table} ({}) VALUES ", columns.join(", "));
+            for row in 0..rows {
+                text.push_str(if row == 0 { "(" } else { ",(" });
+                for column in 0..columns.len() {
+                    if column > 0 {
+                        text.push(',');
+                    }
+                    placeholder(&mut text, backend, row * columns.len() + column + 1);
+                }
+                text.push(')');
+            }
+            text.push_str(tail);
+            text
+        });
+        Self { backend, columns: columns.len(), texts }
+    }
+
+    /// Inserts rows; `bind` pushes one row's values, as many as there are columns.
+    pub(crate) async fn execute<R>(
+        &self,
+        connection: &impl ConnectionTrait,
+        rows: Vec<R>,
+        bind: impl Fn(R, &mut Vec<Value>),
+    ) -> Result<(), DbErr> {
+        let mut left = rows.len();
+        let mut rows = rows.into_iter();
+        for (size, text) in SIZES.iter().zip(&self.texts) {
+            while left >= *size {
+                let mut values = Vec::with_capacity(size * self.columns);
+                for row in rows.by_ref().take(*size) {
+                    bind(row, &mut values);
+                }
+                debug_assert_eq!(values.len(), size * self.columns, "bind pushes every column");
+                connection.execute_raw(Statement::from_sql_and_values(self.backend, text, values)).await?;
+                left -= size;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A `SELECT … IN (…)` of any number of keys. The last statement's free places repeat its last key.
+#[derive(Debug)]
+pub(crate) struct Lookup {
+    backend: DbBackend,
+    texts: [String; SIZES.len()],
+}
+
+impl Lookup {
+    /// `text` has question marks for what stands before the keys and ends where they start; the closing
+    /// parenthesis is added.
+    pub(crate) fn new(backend: DbBackend, text: &str) -> Self {
+        let before = text.matches('?').count();
+        let texts = SIZES.map(|keys| {
+            let mut text = spelled(backend, text);
+            for key in 0..keys {
+                if key > 0 {
+                    text.push(',');
+                }
+                placeholder(&mut text, backend, before + key + 1);
+            }
+            text.push(')');
+            text
+        });
+        Self { backend, texts }
+    }
+
+    /// The rows of all keys, in no particular order.
+    pub(crate) async fn query(
+        &self,
+        connection: &impl ConnectionTrait,
+        before: &[Value],
+        keys: &[Value],
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        let mut rows = Vec::new();
+        for chunk in keys.chunks(SIZES[0]) {
+            let at = SIZES.iter().rposition(|size| *size >= chunk.len()).unwrap_or(0);
+            let mut values = Vec::with_capacity(before.len() + SIZES[at]);
+            values.extend_from_slice(before);
+            values.extend_from_slice(chunk);
+            if let Some(last) = chunk.last() {
+                values.resize(before.len() + SIZES[at], last.clone());
+            }
+            rows.extend(
+                connection.query_all_raw(Statement::from_sql_and_values(self.backend, &self.texts[at], values)).await?,
+            );
+        }
+        Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_spelled_for_each_database() {
+        assert_eq!(spelled(DbBackend::Sqlite, "a = ? AND b = ?"), "a = ? AND b = ?");
+        assert_eq!(spelled(DbBackend::Postgres, "a = ? AND b = ?"), "a = $1 AND b = $2");
+        let insert = Insert::new(DbBackend::Postgres, "t", &["a", "b"], " ON CONFLICT DO NOTHING");
+        assert_eq!(insert.texts[3], "INSERT INTO t (a, b) VALUES ($1,$2),($3,$4),($5,$6),($7,$8) ON CONFLICT DO NOTHING");
+        let lookup = Lookup::new(DbBackend::Postgres, "SELECT a FROM t WHERE b = ? AND c IN (");
+        assert_eq!(lookup.texts[3], "SELECT a FROM t WHERE b = $1 AND c IN ($2,$3,$4,$5)");
+        assert_eq!(lookup.texts[4], "SELECT a FROM t WHERE b = $1 AND c IN ($2)");
+    }
+}
