@@ -308,7 +308,7 @@ fn digest_without_personal(json: &str) -> Result<[u8; 32], Undecodable> {
         raw::Fault::Broken => invalid("the event", "has a text that is not Unicode"),
     };
     let mut members: Vec<(Cow<'_, str>, &str)> =
-        raw::members(raw::checked(json).map_err(fault)?).map_err(fault)?;
+        raw::members(json.trim_ascii_start()).map_err(fault)?;
     members.retain(|(name, value)| name != "personal" && *value != "null");
     raw::digest_members(members).map_err(fault)
 }
