@@ -151,3 +151,6 @@ impl Forwarder {
         wait
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,8 @@ mod gateway;
 mod http;
 pub mod record;
 mod sources;
+#[cfg(test)]
+mod testing;
 mod waiters;
 
 pub use crate::config::Config;

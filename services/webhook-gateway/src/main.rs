@@ -48,11 +48,20 @@ async fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     let env = process_env();
-    let from = Sources { file: arguments.config, env_prefix: ENV_PREFIX, env: env.clone(), section: None };
+    let from = Sources {
+        file: arguments.config,
+        env_prefix: ENV_PREFIX,
+        env: env.clone(),
+        section: None,
+    };
     let config = match Config::load(&from) {
         Ok(config) => config,
         Err(faults) => {
@@ -74,12 +83,20 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn serve(config: Config, env: Vec<(String, String)>, data_dir: PathBuf) -> anyhow::Result<()> {
+async fn serve(
+    config: Config,
+    env: Vec<(String, String)>,
+    data_dir: PathBuf,
+) -> anyhow::Result<()> {
     let telemetry = telemetry::init(&config.telemetry);
     let shutdown = Shutdown::new();
     let signals = Signals::new().context("signal handlers can't be installed")?;
     tokio::spawn(shutdown.clone().follow(signals, config.drain_delay.get()));
-    let dependencies = Dependencies { clock: Arc::new(SystemClock), env, data_dir };
+    let dependencies = Dependencies {
+        clock: Arc::new(SystemClock),
+        env,
+        data_dir,
+    };
     let gateway = Gateway::build(config, dependencies).await?;
     let result = gateway.run(shutdown).await;
     telemetry.shutdown().await;
@@ -89,12 +106,20 @@ async fn serve(config: Config, env: Vec<(String, String)>, data_dir: PathBuf) ->
 async fn healthcheck(admin: SocketAddr) -> anyhow::Result<()> {
     let asking = async {
         let mut stream = TcpStream::connect(admin).await?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+        stream
+            .write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .await?;
         let mut answer = String::new();
         stream.take(64 << 10).read_to_string(&mut answer).await?;
         anyhow::Ok(answer)
     };
-    let answer = tokio::time::timeout(Duration::from_secs(5), asking).await.context("no answer within 5 s")??;
-    anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "not ready: {}", answer.rsplit("\r\n").next().unwrap_or_default());
+    let answer = tokio::time::timeout(Duration::from_secs(5), asking)
+        .await
+        .context("no answer within 5 s")??;
+    anyhow::ensure!(
+        answer.starts_with("HTTP/1.1 200"),
+        "not ready: {}",
+        answer.rsplit("\r\n").next().unwrap_or_default()
+    );
     Ok(())
 }
