@@ -23,7 +23,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::fact::{Fact, InstallationScope, Redemption, Refs, Snapshot, TimeBasis, Wallet};
+use crate::fact::{
+    Fact, IdentityBasis, InstallationScope, Redemption, Refs, Snapshot, TimeBasis, Wallet,
+};
 use crate::ids::{EventId, VendorId};
 use crate::kind::Kind;
 use crate::limits::INSTALLATIONS_MAX;
@@ -250,7 +252,9 @@ impl Fold {
                 last_time: fact.occur_time,
                 count: 1,
             });
-        self.refs.merge_from(&fact.refs);
+        if surroundings_are_told(fact) {
+            self.refs.merge_from(&fact.refs);
+        }
         match fact.kind {
             Kind::Installed => self.install(fact),
             Kind::Uninstalled => self.uninstall(fact),
@@ -282,7 +286,7 @@ impl Fold {
             installation.open = true;
             installation.open_time = Some(fact.occur_time);
         }
-        if fact.wallet.is_some() {
+        if fact.wallet.is_some() && surroundings_are_told(fact) {
             installation.wallet.clone_from(&fact.wallet);
         }
         self.transition(at, fact);
@@ -346,7 +350,7 @@ impl Fold {
         self.installations.push(Installation {
             key,
             scope: fact.installation.as_ref().map(|reference| reference.scope),
-            wallet: fact.wallet.clone(),
+            wallet: fact.wallet.clone().filter(|_| surroundings_are_told(fact)),
             open: false,
             open_time: None,
             close_time: None,
@@ -355,6 +359,13 @@ impl Fold {
         });
         self.installations.len() - 1
     }
+}
+
+/// Whether a fact's wallet and references belong to the fact itself. A transition time is repeated in every
+/// later payload, whose other content has moved on by then: which of them told it first is chance, so what
+/// surrounds it must not reach the fold. The snapshot, which knows which payload is the newest, has it.
+fn surroundings_are_told(fact: &Fact) -> bool {
+    fact.identity_basis != IdentityBasis::TransitionTime
 }
 
 /// What is known of a pass: the fold of its facts and the vendor's last snapshot.

@@ -296,6 +296,28 @@ fn installations_are_bounded_and_the_oldest_closed_one_is_forgotten() {
     assert!(fold.installations_uncertain);
 }
 
+#[test]
+fn what_surrounds_a_repeated_transition_time_does_not_reach_the_fold() {
+    let told = |basis| {
+        let mut fact = fact(Kind::Installed, 1, None);
+        fact.identity_basis = basis;
+        fact.refs.external_id = "e".into();
+        fact.wallet = Some(Wallet {
+            kind: crate::fact::WalletKind::Apple,
+            native: String::new(),
+            device_os: String::new(),
+            device_app: String::new(),
+        });
+        Fold::from_facts([&fact])
+    };
+    let from_state = told(IdentityBasis::TransitionTime);
+    assert_eq!(from_state.refs, Refs::default());
+    assert_eq!(from_state.installations[0].wallet, None);
+    let from_event = told(IdentityBasis::EventFields);
+    assert_eq!(from_event.refs.external_id, "e");
+    assert!(from_event.installations[0].wallet.is_some());
+}
+
 fn any_fact() -> impl Strategy<Value = Fact> {
     let kinds = proptest::sample::select(Kind::ALL.to_vec());
     let ids = proptest::sample::select(vec![None, Some("a"), Some("b"), Some("c")]);
