@@ -171,9 +171,15 @@ impl Page {
 
 impl Books {
     pub(crate) fn new(sources: &Sources) -> Self {
-        let mut pages: Vec<Page> = sources.iter().map(|entry| Page::new(entry.source.name())).collect();
+        let mut pages: Vec<Page> = sources
+            .iter()
+            .map(|entry| Page::new(entry.source.name()))
+            .collect();
         pages.push(Page::new(""));
-        Self { pages, start: Instant::now() }
+        Self {
+            pages,
+            start: Instant::now(),
+        }
     }
 
     fn page(&self, source: Option<usize>) -> &Page {
@@ -186,7 +192,9 @@ impl Books {
     }
 
     pub(crate) fn add_facts(&self, source: usize, count: usize) {
-        self.page(Some(source)).facts.fetch_add(count as u64, Ordering::Relaxed);
+        self.page(Some(source))
+            .facts
+            .fetch_add(count as u64, Ordering::Relaxed);
     }
 
     /// Logs a refused credential: at most one line a second and source, with the number since the last one.
@@ -194,15 +202,26 @@ impl Books {
     pub(crate) fn log_refusal(&self, source: usize, cause: RefusalCause) {
         let page = self.page(Some(source));
         page.refusals_unlogged.fetch_add(1, Ordering::Relaxed);
-        let now_ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+        let now_ms = u64::try_from(self.start.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1);
         let logged_ms = page.refusal_logged_ms.load(Ordering::Relaxed);
         if logged_ms != 0 && now_ms.saturating_sub(logged_ms) < 1_000 {
             return;
         }
         // Of several threads that come here at once, one writes the line.
-        if page.refusal_logged_ms.compare_exchange(logged_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if page
+            .refusal_logged_ms
+            .compare_exchange(logged_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+        {
             let count = page.refusals_unlogged.swap(0, Ordering::Relaxed);
-            tracing::warn!(source.name = page.source, cause = cause.name(), count, "refused deliveries without a valid credential");
+            tracing::warn!(
+                source.name = page.source,
+                cause = cause.name(),
+                count,
+                "refused deliveries without a valid credential"
+            );
         }
     }
 
@@ -223,7 +242,10 @@ impl Books {
     /// Sums a tally over all sources.
     #[must_use]
     pub fn total(&self, tally: Tally) -> u64 {
-        self.pages.iter().map(|page| page.tallies[tally.index()].load(Ordering::Relaxed)).sum()
+        self.pages
+            .iter()
+            .map(|page| page.tallies[tally.index()].load(Ordering::Relaxed))
+            .sum()
     }
 }
 
@@ -272,13 +294,19 @@ mod tests {
         books.add(Some(7), Tally::Internal);
         let pages = books.snapshot();
         assert_eq!(pages.len(), 1);
-        assert_eq!((pages[0].source.as_str(), pages[0].get(Tally::NotFound)), ("", 1));
+        assert_eq!(
+            (pages[0].source.as_str(), pages[0].get(Tally::NotFound)),
+            ("", 1)
+        );
         assert_eq!(books.total(Tally::Internal), 1);
     }
 
     #[test]
     fn refusals_are_logged_once_a_second_with_their_number() {
-        let books = Books { pages: vec![Page::new("acme"), Page::new("")], start: Instant::now() };
+        let books = Books {
+            pages: vec![Page::new("acme"), Page::new("")],
+            start: Instant::now(),
+        };
         for _ in 0..100 {
             books.log_refusal(0, RefusalCause::WrongCredential);
         }

@@ -80,7 +80,10 @@ impl Config {
     /// The spool's directory: the configured one, or `gateway/spool` under `data_dir`.
     #[must_use]
     pub fn spool_dir(&self, data_dir: &Path) -> PathBuf {
-        self.spool.dir.clone().unwrap_or_else(|| data_dir.join("gateway").join("spool"))
+        self.spool
+            .dir
+            .clone()
+            .unwrap_or_else(|| data_dir.join("gateway").join("spool"))
     }
 
     pub(crate) fn spool_options(&self, dir: PathBuf) -> EmbeddedOptions {
@@ -101,33 +104,70 @@ impl Config {
 
 impl Validate for Config {
     fn validate(&self, faults: &mut Faults) {
-        if self.gateway_id.is_empty() || self.gateway_id.len() > 128 || self.gateway_id.contains(char::is_control) {
-            faults.invalid("gateway_id", "is no id", "1 to 128 bytes without control characters", "give the gateway a short name");
+        if self.gateway_id.is_empty()
+            || self.gateway_id.len() > 128
+            || self.gateway_id.contains(char::is_control)
+        {
+            faults.invalid(
+                "gateway_id",
+                "is no id",
+                "1 to 128 bytes without control characters",
+                "give the gateway a short name",
+            );
         }
-        faults.in_range("drain_delay", self.drain_delay, Duration::default()..=Duration::from_secs(60));
+        faults.in_range(
+            "drain_delay",
+            self.drain_delay,
+            Duration::default()..=Duration::from_secs(60),
+        );
         faults.part("http", &self.http);
         faults.part("pass_state", &self.pass_state);
         faults.part("forward", &self.forward);
         faults.part("ack", &self.ack);
         faults.part("telemetry", &self.telemetry);
         if let Err(error) = self.spool_options(PathBuf::new()).check() {
-            faults.invalid("spool", error.to_string(), "sizes that fit each other", "change the key that is named");
+            faults.invalid(
+                "spool",
+                error.to_string(),
+                "sizes that fit each other",
+                "change the key that is named",
+            );
         }
         if self.sources.len() > SOURCES_MAX {
-            faults.invalid("sources", format!("{} sources", self.sources.len()), format!("at most {SOURCES_MAX}"), "run a second gateway");
+            faults.invalid(
+                "sources",
+                format!("{} sources", self.sources.len()),
+                format!("at most {SOURCES_MAX}"),
+                "run a second gateway",
+            );
         }
         let (mut names, mut uids) = (HashSet::new(), HashSet::new());
         for (index, source) in self.sources.iter().enumerate() {
             if !names.insert(source.name.as_str()) {
-                faults.invalid(&format!("sources[{index}].name"), "is used twice", "one source per name", "rename one of them");
+                faults.invalid(
+                    &format!("sources[{index}].name"),
+                    "is used twice",
+                    "one source per name",
+                    "rename one of them",
+                );
             }
             if !uids.insert(source.uid.as_deref().unwrap_or(&source.name)) {
-                faults.invalid(&format!("sources[{index}].uid"), "is used twice", "one source per uid", "a new source needs a uid of its own");
+                faults.invalid(
+                    &format!("sources[{index}].uid"),
+                    "is used twice",
+                    "one source per uid",
+                    "a new source needs a uid of its own",
+                );
             }
         }
         for name in self.ack.sources.keys() {
             if !names.contains(name.as_str()) {
-                faults.invalid(&format!("ack.sources.{name}"), "names no source", "the names of [[sources]]", "correct the name or remove the key");
+                faults.invalid(
+                    &format!("ack.sources.{name}"),
+                    "names no source",
+                    "the names of [[sources]]",
+                    "correct the name or remove the key",
+                );
             }
         }
     }
@@ -163,9 +203,21 @@ impl Default for Http {
 
 impl Validate for Http {
     fn validate(&self, faults: &mut Faults) {
-        faults.in_range("body_bytes_max", self.body_bytes_max, ByteSize::from_kib(1)..=ByteSize::from_mib(1));
-        faults.in_range("requests_in_flight_max", self.requests_in_flight_max, 1..=65_536);
-        faults.in_range("bytes_in_flight_max", self.bytes_in_flight_max, self.body_bytes_max..=ByteSize::from_gib(4));
+        faults.in_range(
+            "body_bytes_max",
+            self.body_bytes_max,
+            ByteSize::from_kib(1)..=ByteSize::from_mib(1),
+        );
+        faults.in_range(
+            "requests_in_flight_max",
+            self.requests_in_flight_max,
+            1..=65_536,
+        );
+        faults.in_range(
+            "bytes_in_flight_max",
+            self.bytes_in_flight_max,
+            self.body_bytes_max..=ByteSize::from_gib(4),
+        );
         faults.part("limits", &self.limits);
     }
 }
@@ -180,7 +232,9 @@ pub struct Admin {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], 8081).into() }
+        Self {
+            listen: ([127, 0, 0, 1], 8081).into(),
+        }
     }
 }
 
@@ -222,12 +276,36 @@ impl Default for Forward {
 impl Validate for Forward {
     fn validate(&self, faults: &mut Faults) {
         let least = Duration::from_millis(10);
-        faults.in_range("hello_timeout", self.hello_timeout, least..=Duration::from_secs(60));
-        faults.in_range("ack_timeout", self.ack_timeout, least..=Duration::from_mins(10));
-        faults.in_range("retry_min", self.retry_min, Duration::from_millis(1)..=Duration::from_secs(60));
-        faults.in_range("retry_max", self.retry_max, self.retry_min..=Duration::from_mins(10));
-        faults.in_range("blocked_retry", self.blocked_retry, least..=Duration::from_hours(1));
-        faults.in_range("drain_timeout", self.drain_timeout, Duration::default()..=Duration::from_secs(60));
+        faults.in_range(
+            "hello_timeout",
+            self.hello_timeout,
+            least..=Duration::from_secs(60),
+        );
+        faults.in_range(
+            "ack_timeout",
+            self.ack_timeout,
+            least..=Duration::from_mins(10),
+        );
+        faults.in_range(
+            "retry_min",
+            self.retry_min,
+            Duration::from_millis(1)..=Duration::from_secs(60),
+        );
+        faults.in_range(
+            "retry_max",
+            self.retry_max,
+            self.retry_min..=Duration::from_mins(10),
+        );
+        faults.in_range(
+            "blocked_retry",
+            self.blocked_retry,
+            least..=Duration::from_hours(1),
+        );
+        faults.in_range(
+            "drain_timeout",
+            self.drain_timeout,
+            Duration::default()..=Duration::from_secs(60),
+        );
     }
 }
 
@@ -284,7 +362,12 @@ pub struct Ack {
 
 impl Default for Ack {
     fn default() -> Self {
-        Self { mode: AckMode::Durable, timeout: Duration::from_secs(2), waiters_max: 1024, sources: BTreeMap::new() }
+        Self {
+            mode: AckMode::Durable,
+            timeout: Duration::from_secs(2),
+            waiters_max: 1024,
+            sources: BTreeMap::new(),
+        }
     }
 }
 
@@ -296,7 +379,11 @@ impl Ack {
 
 impl Validate for Ack {
     fn validate(&self, faults: &mut Faults) {
-        faults.in_range("timeout", self.timeout, Duration::from_millis(1)..=Duration::from_secs(8));
+        faults.in_range(
+            "timeout",
+            self.timeout,
+            Duration::from_millis(1)..=Duration::from_secs(8),
+        );
         faults.in_range("waiters_max", self.waiters_max, 1..=65_536);
     }
 }
@@ -314,11 +401,16 @@ pub enum AckMode {
 }
 
 fn telemetry_default() -> TelemetryConfig {
-    TelemetryConfig { service_name: SERVICE_NAME.to_owned(), ..TelemetryConfig::default() }
+    TelemetryConfig {
+        service_name: SERVICE_NAME.to_owned(),
+        ..TelemetryConfig::default()
+    }
 }
 
 /// A `[telemetry]` table that leaves the name out means this service's, not the kit's.
-fn telemetry_of_the_gateway<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TelemetryConfig, D::Error> {
+fn telemetry_of_the_gateway<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<TelemetryConfig, D::Error> {
     let mut telemetry = TelemetryConfig::deserialize(deserializer)?;
     if telemetry.service_name == TelemetryConfig::default().service_name {
         telemetry.service_name = SERVICE_NAME.to_owned();

@@ -96,7 +96,6 @@ impl Forwarder {
             let mut session = Session::new(&self, &check);
             let end = session.run(&stop).await;
             let progressed = session.progressed();
-            drop(session);
             self.waiters.connected(None);
             self.status.send_modify(|status| {
                 status.connected = false;
@@ -108,7 +107,11 @@ impl Forwarder {
                 End::Failed(failure) => failure,
             };
             let wait = self.judge(&failure, &check, &mut pause, progressed);
-            tracing::debug!(wait_ms = wait.as_millis(), lived_ms = began.elapsed().as_millis(), "opening the stream to pass-state anew");
+            tracing::debug!(
+                wait_ms = wait.as_millis(),
+                lived_ms = began.elapsed().as_millis(),
+                "opening the stream to pass-state anew"
+            );
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => return,
@@ -117,7 +120,13 @@ impl Forwarder {
     }
 
     /// Logs how a stream ended and says how long to wait for the next one.
-    fn judge(&self, failure: &Failure, check: &Check, pause: &mut Pause, progressed: bool) -> Duration {
+    fn judge(
+        &self,
+        failure: &Failure,
+        check: &Check,
+        pause: &mut Pause,
+        progressed: bool,
+    ) -> Duration {
         let text = failure.to_string();
         let news = self.status.borrow().last_error.as_deref() != Some(&text);
         let (blocked, wait) = match failure.remedy() {
@@ -138,7 +147,10 @@ impl Forwarder {
             Remedy::Blocked => {
                 tracing::error!(error = %text, "deliveries can't be forwarded until someone acts; they stay in the spool");
                 check.not_ready(text.clone());
-                (Some(text.clone()), pause::half_to_full(self.config.blocked_retry.get()))
+                (
+                    Some(text.clone()),
+                    pause::half_to_full(self.config.blocked_retry.get()),
+                )
             }
         };
         self.status.send_modify(|status| {

@@ -1,6 +1,5 @@
 //! The service as a whole: what is built from a configuration, and what runs until it is told to stop.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -100,16 +99,32 @@ impl Gateway {
     /// # Errors
     /// See [`BuildError`].
     pub async fn build(config: Config, dependencies: Dependencies) -> Result<Self, BuildError> {
-        let Dependencies { clock, env, data_dir } = dependencies;
-        let sources = Sources::build(&config.sources, &config.ack, &env).map_err(BuildError::Sources)?;
+        let Dependencies {
+            clock,
+            env,
+            data_dir,
+        } = dependencies;
+        let sources =
+            Sources::build(&config.sources, &config.ack, &env).map_err(BuildError::Sources)?;
         let channel = grpc::channel(&config.pass_state)?;
         let mut options = config.spool_options(config.spool_dir(&data_dir));
         let spool_clock = Arc::clone(&clock);
         options.clock = Arc::new(move || SystemTime::from(spool_clock.now()));
         let opening = tokio::task::spawn_blocking(move || EmbeddedSpool::open(options));
-        let spool: Arc<dyn Spool> = Arc::new(opening.await.expect("opening the spool does not panic")?);
-        let http = bind("http.listen", config.http.listen, config.http.limits.clone()).await?;
-        let admin = bind("admin.listen", config.admin.listen, service_kit::admin::limits()).await?;
+        let spool: Arc<dyn Spool> =
+            Arc::new(opening.await.expect("opening the spool does not panic")?);
+        let http = bind(
+            "http.listen",
+            config.http.listen,
+            config.http.limits.clone(),
+        )
+        .await?;
+        let admin = bind(
+            "admin.listen",
+            config.admin.listen,
+            service_kit::admin::limits(),
+        )
+        .await?;
         let sources = Arc::new(sources);
         let forward = watch::Sender::new(ForwardStatus::default());
         let observer = Arc::new(Observer {
@@ -117,7 +132,17 @@ impl Gateway {
             spool: Arc::clone(&spool),
             forward: forward.subscribe(),
         });
-        Ok(Self { config, clock, sources, spool, http, admin, forward, observer, channel })
+        Ok(Self {
+            config,
+            clock,
+            sources,
+            spool,
+            http,
+            admin,
+            forward,
+            observer,
+            channel,
+        })
     }
 
     /// The bound address of callbacks.
@@ -145,8 +170,18 @@ impl Gateway {
     /// # Errors
     /// If the spool failed (within a second of it) or a task panicked: the process should exit non-zero.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
-        let Self { config, clock, sources, spool, http, admin, forward, observer, channel } = self;
-        self::warn(&sources);
+        let Self {
+            config,
+            clock,
+            sources,
+            spool,
+            http,
+            admin,
+            forward,
+            observer,
+            channel,
+        } = self;
+        warn(&sources);
         let traced = is_traced();
         let readiness = Readiness::new(shutdown.clone());
         let spool_check = readiness.register("spool");
@@ -210,8 +245,14 @@ impl Gateway {
     }
 }
 
-async fn bind(key: &'static str, addr: SocketAddr, limits: service_kit::listener::HttpLimits) -> Result<HttpListener, BuildError> {
-    HttpListener::bind(addr, limits).await.map_err(|source| BuildError::Bind { key, addr, source })
+async fn bind(
+    key: &'static str,
+    addr: SocketAddr,
+    limits: service_kit::listener::HttpLimits,
+) -> Result<HttpListener, BuildError> {
+    HttpListener::bind(addr, limits)
+        .await
+        .map_err(|source| BuildError::Bind { key, addr, source })
 }
 
 fn warn(sources: &Sources) {
@@ -231,23 +272,21 @@ fn is_traced() -> bool {
 
 /// Keeps the readiness check in step with the spool's health, and returns the reason once it is poisoned and
 /// the last answers had their time.
-fn poisoned<'a>(spool: &'a dyn Spool, check: &'a Check) -> impl Future<Output = Arc<str>> + 'a {
-    async move {
-        loop {
-            let state = match spool.status().health {
-                SpoolHealth::Ok | SpoolHealth::Slow => State::Ok,
-                SpoolHealth::Stuck => State::NotReady("the disk does not answer".to_owned()),
-                SpoolHealth::Full => State::NotReady("the spool is full".to_owned()),
-                SpoolHealth::Poisoned(reason) => {
-                    tracing::error!(reason = %reason, "the spool failed; this process answers 503 and ends");
-                    check.not_ready("the spool failed");
-                    tokio::time::sleep(LAST_ANSWERS).await;
-                    return reason;
-                }
-            };
-            check.set(state);
-            tokio::time::sleep(HEALTH_INTERVAL).await;
-        }
+async fn poisoned(spool: &dyn Spool, check: &Check) -> Arc<str> {
+    loop {
+        let state = match spool.status().health {
+            SpoolHealth::Ok | SpoolHealth::Slow => State::Ok,
+            SpoolHealth::Stuck => State::NotReady("the disk does not answer".to_owned()),
+            SpoolHealth::Full => State::NotReady("the spool is full".to_owned()),
+            SpoolHealth::Poisoned(reason) => {
+                tracing::error!(reason = %reason, "the spool failed; this process answers 503 and ends");
+                check.not_ready("the spool failed");
+                tokio::time::sleep(LAST_ANSWERS).await;
+                return reason;
+            }
+        };
+        check.set(state);
+        tokio::time::sleep(HEALTH_INTERVAL).await;
     }
 }
 
@@ -289,3 +328,6 @@ impl Observer {
         self.forward.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,11 @@ pub(crate) struct Sources {
 
 impl Sources {
     /// Builds every source; reports every fault of all of them.
-    pub(crate) fn build(configs: &[SourceConfig], ack: &Ack, env: &[(String, String)]) -> Result<Self, Faults> {
+    pub(crate) fn build(
+        configs: &[SourceConfig],
+        ack: &Ack,
+        env: &[(String, String)],
+    ) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let mut sources = Self::default();
         for (index, config) in configs.iter().enumerate() {
@@ -49,23 +53,40 @@ impl Sources {
                 }
             }
         }
-        if faults.is_empty() { Ok(sources) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(sources)
+        } else {
+            Err(faults)
+        }
     }
 
     fn add(&mut self, source: Source, ack: &Ack) {
         let index = self.entries.len();
         self.by_name.insert(source.name().to_owned(), index);
         self.by_uid.insert(source.uid().to_string(), index);
-        let allow = source.methods().iter().map(|method| method.name()).collect::<Vec<_>>().join(", ");
-        self.entries.push(Entry { ack: ack.mode_of(source.name()), allow, source });
+        let allow = source
+            .methods()
+            .iter()
+            .map(|method| method.name())
+            .collect::<Vec<_>>()
+            .join(", ");
+        self.entries.push(Entry {
+            ack: ack.mode_of(source.name()),
+            allow,
+            source,
+        });
     }
 
     pub(crate) fn by_name(&self, name: &str) -> Option<(usize, &Entry)> {
-        self.by_name.get(name).map(|&index| (index, &self.entries[index]))
+        self.by_name
+            .get(name)
+            .map(|&index| (index, &self.entries[index]))
     }
 
     pub(crate) fn by_uid(&self, uid: &str) -> Option<(usize, &Entry)> {
-        self.by_uid.get(uid).map(|&index| (index, &self.entries[index]))
+        self.by_uid
+            .get(uid)
+            .map(|&index| (index, &self.entries[index]))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
@@ -83,17 +104,27 @@ fn resolve(secret: &SecretRef, env: &[(String, String)]) -> Result<Vec<u8>, Stri
     if let Some(name) = &secret.env {
         return match env.iter().find(|(known, _)| known == name) {
             Some((_, value)) => Ok(value.clone().into_bytes()),
-            None => Err(format!("environment variable {name} is not set; set it to the secret")),
+            None => Err(format!(
+                "environment variable {name} is not set; set it to the secret"
+            )),
         };
     }
     Err("names no place; give one of value, file, env".to_owned())
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let refuse = |error: std::io::Error| format!("{} can't be read: {error}; make it readable to the service", path.display());
+    let refuse = |error: std::io::Error| {
+        format!(
+            "{} can't be read: {error}; make it readable to the service",
+            path.display()
+        )
+    };
     let bytes_found = std::fs::metadata(path).map_err(refuse)?.len();
     if bytes_found > SECRET_BYTES_MAX {
-        return Err(format!("{} has {bytes_found} bytes; a secret has at most {SECRET_BYTES_MAX}", path.display()));
+        return Err(format!(
+            "{} has {bytes_found} bytes; a secret has at most {SECRET_BYTES_MAX}",
+            path.display()
+        ));
     }
     let mut bytes = std::fs::read(path).map_err(refuse)?;
     // The line break that editors and `echo` leave at the end.
@@ -117,14 +148,26 @@ mod tests {
         std::fs::write(&file, "from-file\r\n").unwrap();
         let env = [("KEY".to_owned(), "from-env".to_owned())];
         let at = |value: Option<&str>, file: Option<&Path>, name: Option<&str>| {
-            let secret = SecretRef { value: value.map(Into::into), file: file.map(Into::into), env: name.map(Into::into) };
+            let secret = SecretRef {
+                value: value.map(Into::into),
+                file: file.map(Into::into),
+                env: name.map(Into::into),
+            };
             resolve(&secret, &env)
         };
         assert_eq!(at(Some("plain"), None, None).unwrap(), b"plain");
         assert_eq!(at(None, Some(&file), None).unwrap(), b"from-file");
         assert_eq!(at(None, None, Some("KEY")).unwrap(), b"from-env");
-        assert!(at(None, None, Some("OTHER")).unwrap_err().contains("OTHER is not set"));
-        assert!(at(None, Some(&dir.path().join("absent")), None).unwrap_err().contains("absent"));
+        assert!(
+            at(None, None, Some("OTHER"))
+                .unwrap_err()
+                .contains("OTHER is not set")
+        );
+        assert!(
+            at(None, Some(&dir.path().join("absent")), None)
+                .unwrap_err()
+                .contains("absent")
+        );
         assert!(at(None, None, None).is_err());
     }
 }

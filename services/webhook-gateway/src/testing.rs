@@ -12,8 +12,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use pass_sources::{AuthConfig, SecretConfig, SourceConfig, UndecodablePolicy};
 use pass_spool::{
-    AppendError, EmbeddedOptions, EmbeddedSpool, LeaseError, Leased, RewindError, RewindOutcome, Sequence, SettleError, Spool,
-    SpoolHealth, SpoolId, SpoolStatus,
+    AppendError, EmbeddedOptions, EmbeddedSpool, LeaseError, Leased, RewindError, RewindOutcome,
+    Sequence, SettleError, Spool, SpoolHealth, SpoolId, SpoolStatus,
 };
 use service_kit::clock::Clock;
 use tokio::sync::Semaphore;
@@ -58,7 +58,11 @@ fn source(name: &str, vendor: &str, scheme: &str) -> SourceConfig {
         organization: "acme".to_owned(),
         auth: AuthConfig {
             scheme: scheme.to_owned(),
-            secrets: vec![SecretConfig { id: "k1".to_owned(), value: Some(SECRET.to_owned()), ..SecretConfig::default() }],
+            secrets: vec![SecretConfig {
+                id: "k1".to_owned(),
+                value: Some(SECRET.to_owned()),
+                ..SecretConfig::default()
+            }],
             ..AuthConfig::default()
         },
         ..SourceConfig::default()
@@ -69,7 +73,10 @@ fn source(name: &str, vendor: &str, scheme: &str) -> SourceConfig {
 pub(crate) fn source_configs() -> Vec<SourceConfig> {
     vec![
         source("plain", "standard", "api_key"),
-        SourceConfig { undecodable: UndecodablePolicy::Reject, ..source("strict", "standard", "api_key") },
+        SourceConfig {
+            undecodable: UndecodablePolicy::Reject,
+            ..source("strict", "standard", "api_key")
+        },
         source("kit", "passkit", "api_key"),
         source("url", "standard", "url_secret"),
         source("applied", "standard", "api_key"),
@@ -77,15 +84,23 @@ pub(crate) fn source_configs() -> Vec<SourceConfig> {
 }
 
 pub(crate) fn ack() -> Ack {
-    Ack { sources: [("applied".to_owned(), AckMode::Applied)].into(), ..Ack::default() }
+    Ack {
+        sources: [("applied".to_owned(), AckMode::Applied)].into(),
+        ..Ack::default()
+    }
 }
 
 pub(crate) fn sources(ack: &Ack) -> Arc<Sources> {
-    Arc::new(Sources::build(&source_configs(), ack, &[]).unwrap_or_else(|faults| panic!("{faults}")))
+    Arc::new(
+        Sources::build(&source_configs(), ack, &[]).unwrap_or_else(|faults| panic!("{faults}")),
+    )
 }
 
 pub(crate) fn http() -> Http {
-    Http { body_bytes_max: service_kit::config::ByteSize::from_bytes(BODY_BYTES_MAX as u64), ..Http::default() }
+    Http {
+        body_bytes_max: service_kit::config::ByteSize::from_bytes(BODY_BYTES_MAX as u64),
+        ..Http::default()
+    }
 }
 
 /// The smallest spool that takes bodies of `BODY_BYTES_MAX`.
@@ -112,7 +127,11 @@ pub(crate) struct StubSpool {
 
 impl StubSpool {
     pub(crate) fn new(append: Result<Sequence, AppendError>) -> Self {
-        Self { append, gate: Semaphore::new(Semaphore::MAX_PERMITS), health: SpoolHealth::Ok }
+        Self {
+            append,
+            gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            health: SpoolHealth::Ok,
+        }
     }
 }
 
@@ -127,7 +146,11 @@ impl Spool for StubSpool {
         self.append.clone()
     }
 
-    async fn lease(&self, _records_max: usize, _bytes_max: usize) -> Result<Vec<Leased>, LeaseError> {
+    async fn lease(
+        &self,
+        _records_max: usize,
+        _bytes_max: usize,
+    ) -> Result<Vec<Leased>, LeaseError> {
         std::future::pending().await
     }
 

@@ -35,7 +35,11 @@ struct Inner {
 
 impl Waiters {
     pub(crate) fn new(waiters_max: usize, in_use: bool) -> Self {
-        Self { waiters_max, in_use, inner: Mutex::default() }
+        Self {
+            waiters_max,
+            in_use,
+            inner: Mutex::default(),
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -48,7 +52,10 @@ impl Waiters {
         let verdict = {
             let mut inner = self.inner();
             if sequence <= inner.through {
-                let place = inner.outcomes.binary_search_by_key(&sequence, |(known, _)| *known).ok()?;
+                let place = inner
+                    .outcomes
+                    .binary_search_by_key(&sequence, |(known, _)| *known)
+                    .ok()?;
                 return Some(inner.outcomes[place].1);
             }
             if !inner.connected || inner.waiting.len() >= self.waiters_max {
@@ -58,7 +65,10 @@ impl Waiters {
             inner.waiting.insert(sequence, sender);
             receiver
         };
-        let _place = Place { waiters: self, sequence };
+        let _place = Place {
+            waiters: self,
+            sequence,
+        };
         tokio::time::timeout(timeout, verdict).await.ok()?.ok()
     }
 
@@ -73,7 +83,11 @@ impl Waiters {
                 // A request that has gone takes its place away itself.
                 let _ = waiter.send(outcome);
             }
-            if inner.outcomes.back().is_none_or(|(last, _)| *last < sequence) {
+            if inner
+                .outcomes
+                .back()
+                .is_none_or(|(last, _)| *last < sequence)
+            {
                 inner.outcomes.push_back((sequence, outcome));
             }
         }
@@ -94,7 +108,9 @@ impl Waiters {
             // It may have been put back in time, and then says what became of later ones once more.
             Some(committed) if committed < inner.through => {
                 inner.through = committed;
-                inner.outcomes.retain(|(sequence, _)| *sequence <= committed);
+                inner
+                    .outcomes
+                    .retain(|(sequence, _)| *sequence <= committed);
             }
             Some(committed) => {
                 inner.through = committed;
@@ -136,7 +152,10 @@ mod tests {
     async fn an_outcome_that_came_first_is_remembered() {
         let waiters = Waiters::new(1, true);
         waiters.connected(Some(0));
-        waiters.committed(2, [(1, Outcome::Applied), (2, Outcome::Duplicate)].into_iter());
+        waiters.committed(
+            2,
+            [(1, Outcome::Applied), (2, Outcome::Duplicate)].into_iter(),
+        );
         assert_eq!(waiters.outcome(2, LONG).await, Some(Outcome::Duplicate));
         assert_eq!(waiters.outcome(1, LONG).await, Some(Outcome::Applied));
     }
@@ -174,7 +193,9 @@ mod tests {
         waiters.connected(Some(0));
         let mut first = pin!(waiters.outcome(1, LONG));
         let mut second = pin!(waiters.outcome(2, LONG));
-        assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+        assert!(
+            first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none()
+        );
         waiters.committed(1, std::iter::empty());
         assert_eq!(first.await, None);
         assert!(second.as_mut().now_or_never().is_none());
@@ -187,7 +208,10 @@ mod tests {
         let waiters = Waiters::new(4, true);
         waiters.connected(Some(0));
         let last = OUTCOMES_MAX as u64 + 10;
-        waiters.committed(last, (1..=last).map(|sequence| (sequence, Outcome::Applied)));
+        waiters.committed(
+            last,
+            (1..=last).map(|sequence| (sequence, Outcome::Applied)),
+        );
         assert_eq!(waiters.inner().outcomes.len(), OUTCOMES_MAX);
         assert_eq!(waiters.outcome(10, LONG).await, None);
         waiters.connected(Some(20));

@@ -6,8 +6,16 @@ fn load_text(text: &str, env: &[(&str, &str)]) -> Result<Config, Faults> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("gateway.toml");
     std::fs::write(&file, text).unwrap();
-    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Config::load(&config::Sources { file: Some(file), env_prefix: ENV_PREFIX, env, section: None })
+    let env = env
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    Config::load(&config::Sources {
+        file: Some(file),
+        env_prefix: ENV_PREFIX,
+        env,
+        section: None,
+    })
 }
 
 fn assert_same(one: &Config, other: &Config) {
@@ -33,7 +41,10 @@ fn the_example_shows_the_defaults() {
 /// be one that is known, so the example can neither miss the code nor run ahead of it.
 #[test]
 fn every_key_of_the_example_can_be_left_out() {
-    let keys = EXAMPLE.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
+    let keys = EXAMPLE
+        .lines()
+        .filter(|line| line.contains(" = ") && !line.starts_with('#'))
+        .count();
     for skip in 0..keys {
         let mut seen = 0;
         let text: Vec<&str> = EXAMPLE
@@ -44,7 +55,10 @@ fn every_key_of_the_example_can_be_left_out() {
                 !(is_key && seen == skip + 1)
             })
             .collect();
-        assert_same(&load_text(&text.join("\n"), &[]).unwrap(), &Config::default());
+        assert_same(
+            &load_text(&text.join("\n"), &[]).unwrap(),
+            &Config::default(),
+        );
     }
 }
 
@@ -56,19 +70,31 @@ fn the_optional_keys_of_the_example_are_known() {
             Some(source) => format!("{source}\n"),
             None if line == "#:" => "\n".to_owned(),
             None => match line.strip_prefix("# ") {
-                Some(key) if key.split_once(" = ").is_some_and(|(name, _)| !name.contains(' ')) => format!("{key}\n"),
+                Some(key)
+                    if key
+                        .split_once(" = ")
+                        .is_some_and(|(name, _)| !name.contains(' ')) =>
+                {
+                    format!("{key}\n")
+                }
                 _ => format!("{line}\n"),
             },
         })
         .collect();
     let secret = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-    let env = [("ACME_PASSKIT_SECRET", secret), ("ACME_PASSWORKS_KEY", secret)];
+    let env = [
+        ("ACME_PASSKIT_SECRET", secret),
+        ("ACME_PASSWORKS_KEY", secret),
+    ];
     let config = load_text(&text, &env).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(config.sources.len(), 2);
     assert_eq!(config.ack.mode_of("acme-passkit"), AckMode::Applied);
     assert_eq!(config.ack.mode_of("acme-passworks"), AckMode::Durable);
     assert_eq!(config.spool.retain_bytes, Some(ByteSize::from_mib(2560)));
-    assert_eq!(config.telemetry.otlp_endpoint.as_deref(), Some("http://127.0.0.1:4317"));
+    assert_eq!(
+        config.telemetry.otlp_endpoint.as_deref(),
+        Some("http://127.0.0.1:4317")
+    );
 }
 
 #[test]
@@ -76,7 +102,14 @@ fn all_faults_are_told_at_once() {
     let text = "gateway_id = \"\"\nwat = 1\n[http]\nbody_bytes_max = \"2MiB\"\n[spool]\nsegment_bytes = \"1KiB\"\n\
                 [ack]\nmode = \"never\"\n[ack.sources]\nabsent = \"applied\"\n";
     let faults = load_text(text, &[]).unwrap_err().to_string();
-    for part in ["gateway_id", "wat", "http.body_bytes_max", "spool", "ack.mode", "ack.sources.absent"] {
+    for part in [
+        "gateway_id",
+        "wat",
+        "http.body_bytes_max",
+        "spool",
+        "ack.mode",
+        "ack.sources.absent",
+    ] {
         assert!(faults.contains(part), "{part} is missing in:\n{faults}");
     }
 }
@@ -85,8 +118,13 @@ fn all_faults_are_told_at_once() {
 fn sources_that_share_a_name_or_uid_are_refused() {
     let source = "[[sources]]\nname = \"a\"\nvendor = \"standard\"\n[sources.auth]\nscheme = \"api_key\"\n\
                   secrets = [{ id = \"k\", value = \"0123456789abcdef\" }]\n";
-    let faults = load_text(&format!("{source}{source}"), &[]).unwrap_err().to_string();
-    assert!(faults.contains("sources[1].name") && faults.contains("sources[1].uid"), "{faults}");
+    let faults = load_text(&format!("{source}{source}"), &[])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        faults.contains("sources[1].name") && faults.contains("sources[1].uid"),
+        "{faults}"
+    );
 }
 
 #[test]
@@ -107,7 +145,13 @@ fn a_telemetry_table_without_a_name_keeps_the_services_name() {
 #[test]
 fn the_spool_lies_under_the_data_directory_unless_configured() {
     let mut config = Config::default();
-    assert_eq!(config.spool_dir(Path::new("/data")), Path::new("/data/gateway/spool"));
+    assert_eq!(
+        config.spool_dir(Path::new("/data")),
+        Path::new("/data/gateway/spool")
+    );
     config.spool.dir = Some("/elsewhere".into());
-    assert_eq!(config.spool_dir(Path::new("/data")), Path::new("/elsewhere"));
+    assert_eq!(
+        config.spool_dir(Path::new("/data")),
+        Path::new("/elsewhere")
+    );
 }

@@ -13,7 +13,11 @@ pub(super) struct Pause {
 
 impl Pause {
     pub(super) fn new(min: Duration, max: Duration) -> Self {
-        Self { min, max, ceiling: min }
+        Self {
+            min,
+            max,
+            ceiling: min,
+        }
     }
 
     pub(super) fn reset(&mut self) {
@@ -65,6 +69,9 @@ mod tests {
             assert!(pause >= full / 2 && pause <= full);
             low += usize::from(pause < full.mul_f64(0.75));
         }
-        assert!((300..700).contains(&low), "{low} of 1000 lie in the lower half");
+        assert!(
+            (300..700).contains(&low),
+            "{low} of 1000 lie in the lower half"
+        );
     }
 }

@@ -55,7 +55,9 @@ pub(super) enum Failure {
     Status(Box<Status>),
     #[error("a newer stream of this spool took over")]
     Fenced,
-    #[error("pass-state speaks protocol {theirs}, this gateway {PROTOCOL_VERSION}; upgrade the older one")]
+    #[error(
+        "pass-state speaks protocol {theirs}, this gateway {PROTOCOL_VERSION}; upgrade the older one"
+    )]
     ProtocolMismatch { theirs: String },
     #[error("pass-state ended the stream")]
     Closed,
@@ -86,7 +88,9 @@ impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         match reason_of(&status) {
             Some(v1::ErrorReason::SpoolFenced) => Self::Fenced,
-            Some(v1::ErrorReason::ProtocolMismatch) => Self::ProtocolMismatch { theirs: "another version".to_owned() },
+            Some(v1::ErrorReason::ProtocolMismatch) => Self::ProtocolMismatch {
+                theirs: "another version".to_owned(),
+            },
             // Named by the code alone where a proxy dropped the details.
             None if status.code() == Code::Aborted => Self::Fenced,
             Some(_) | None => Self::Status(Box::new(status)),
@@ -105,9 +109,12 @@ impl Failure {
             | Failure::Ack(_)
             | Failure::Settle(_)
             | Failure::SpoolClosed
-            | Failure::Lease(LeaseError::Dropped { .. } | LeaseError::Read { .. } | LeaseError::Poisoned(_) | LeaseError::Closed) => {
-                Remedy::Retry
-            }
+            | Failure::Lease(
+                LeaseError::Dropped { .. }
+                | LeaseError::Read { .. }
+                | LeaseError::Poisoned(_)
+                | LeaseError::Closed,
+            ) => Remedy::Retry,
             Failure::Fenced => Remedy::Fenced,
             Failure::ProtocolMismatch { .. }
             | Failure::SpoolBehind { .. }
@@ -126,7 +133,11 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     pub(super) fn new(forwarder: &'a Forwarder, check: &'a Check) -> Self {
-        Self { forwarder, check, progressed: false }
+        Self {
+            forwarder,
+            check,
+            progressed: false,
+        }
     }
 
     /// True if the stream moved anything, so that its failure is no reason for a longer pause.
@@ -154,14 +165,23 @@ impl<'a> Session<'a> {
         let forwarder = self.forwarder;
         let limit = forwarder.config.hello_timeout.get();
         let (outbox, messages) = mpsc::channel(OUTBOX_MESSAGES);
-        let hello = v1::IngestRequest { message: Some(Ours::Hello(self.hello())) };
-        outbox.try_send(hello).expect("the outbox is new and has room");
-        let mut client =
-            IngestServiceClient::new(forwarder.channel.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX);
+        let hello = v1::IngestRequest {
+            message: Some(Ours::Hello(self.hello())),
+        };
+        outbox
+            .try_send(hello)
+            .expect("the outbox is new and has room");
+        let mut client = IngestServiceClient::new(forwarder.channel.clone())
+            .max_decoding_message_size(RESPONSE_BYTES_MAX);
         let (inbox, ready) = timeout(limit, async {
-            let mut inbox = client.ingest(ReceiverStream::new(messages)).await?.into_inner();
+            let mut inbox = client
+                .ingest(ReceiverStream::new(messages))
+                .await?
+                .into_inner();
             match inbox.next().await {
-                Some(Ok(v1::IngestResponse { message: Some(Theirs::Ready(ready)) })) => Ok((inbox, ready)),
+                Some(Ok(v1::IngestResponse {
+                    message: Some(Theirs::Ready(ready)),
+                })) => Ok((inbox, ready)),
                 Some(Ok(_)) => Err(Failure::Unexpected("something else than a ready first")),
                 Some(Err(status)) => Err(status.into()),
                 None => Err(Failure::Closed),
@@ -170,9 +190,13 @@ impl<'a> Session<'a> {
         .await
         .map_err(|_| Failure::HelloTimeout(limit))??;
         if (ready.protocol_version - PROTOCOL_VERSION).abs() > 1 {
-            return Err(Failure::ProtocolMismatch { theirs: ready.protocol_version.to_string() });
+            return Err(Failure::ProtocolMismatch {
+                theirs: ready.protocol_version.to_string(),
+            });
         }
-        let limits = Limits::of(&ready).ok_or(Failure::Unexpected("a ready with a limit that is not positive"))?;
+        let limits = Limits::of(&ready).ok_or(Failure::Unexpected(
+            "a ready with a limit that is not positive",
+        ))?;
         self.go_on_after(ready.committed_sequence).await?;
         self.check.ok();
         forwarder.waiters.connected(Some(ready.committed_sequence));
@@ -184,8 +208,16 @@ impl<'a> Session<'a> {
             status.blocked = None;
             status.last_error = None;
         });
-        tracing::info!(committed_sequence = ready.committed_sequence, epoch = ready.epoch, "forwarding to pass-state");
-        Ok(Stream { outbox, inbox, window: Window::new(limits, forwarder.record_bytes_max) })
+        tracing::info!(
+            committed_sequence = ready.committed_sequence,
+            epoch = ready.epoch,
+            "forwarding to pass-state"
+        );
+        Ok(Stream {
+            outbox,
+            inbox,
+            window: Window::new(limits, forwarder.record_bytes_max),
+        })
     }
 
     fn hello(&self) -> v1::IngestHello {
@@ -196,8 +228,16 @@ impl<'a> Session<'a> {
             gateway_id: forwarder.gateway_id.clone(),
             spool_id: forwarder.spool.id().to_string(),
             settled_sequence: spool.settled.0,
-            oldest_sequence: if spool.oldest_kept > spool.last_durable { 0 } else { spool.oldest_kept.0 },
-            sources: forwarder.sources.iter().map(|entry| entry.source.uid().to_string()).collect(),
+            oldest_sequence: if spool.oldest_kept > spool.last_durable {
+                0
+            } else {
+                spool.oldest_kept.0
+            },
+            sources: forwarder
+                .sources
+                .iter()
+                .map(|entry| entry.source.uid().to_string())
+                .collect(),
             body_bytes_max: i64::try_from(forwarder.body_bytes_max).unwrap_or(i64::MAX),
         }
     }
@@ -205,17 +245,24 @@ impl<'a> Session<'a> {
     /// Puts the spool where pass-state is.
     async fn go_on_after(&self, committed: u64) -> Result<(), Failure> {
         let forwarder = self.forwarder;
-        let outcome = forwarder.spool.rewind(Sequence(committed)).await.map_err(|error| match error {
-            RewindError::Ahead { last } => Failure::SpoolBehind { committed, last },
-            RewindError::Closed => Failure::SpoolClosed,
-        })?;
+        let outcome =
+            forwarder
+                .spool
+                .rewind(Sequence(committed))
+                .await
+                .map_err(|error| match error {
+                    RewindError::Ahead { last } => Failure::SpoolBehind { committed, last },
+                    RewindError::Closed => Failure::SpoolClosed,
+                })?;
         if let Some(missing) = outcome.missing {
             tracing::error!(
                 first = missing.start(),
                 last = missing.end(),
                 "pass-state lacks deliveries that the spool no longer keeps; restore the database to a later moment or accept their loss"
             );
-            forwarder.status.send_modify(|status| status.missing = Some(missing));
+            forwarder
+                .status
+                .send_modify(|status| status.missing = Some(missing));
         }
         // What it committed before an acknowledgement was lost.
         forwarder.spool.settle(Sequence(committed)).await?;
@@ -223,7 +270,11 @@ impl<'a> Session<'a> {
     }
 
     async fn forward(&mut self, stream: Stream, stop: &CancellationToken) -> Result<(), Failure> {
-        let Stream { outbox, mut inbox, mut window } = stream;
+        let Stream {
+            outbox,
+            mut inbox,
+            mut window,
+        } = stream;
         let ack_timeout = self.forwarder.config.ack_timeout.get();
         let mut redecoded: VecDeque<v1::IngestRedecoded> = VecDeque::new();
         let mut last_call: Option<Instant> = None;
@@ -231,7 +282,11 @@ impl<'a> Session<'a> {
             if last_call.is_some() && window.is_empty() {
                 return Ok(());
             }
-            let room = if last_call.is_none() { window.room() } else { None };
+            let room = if last_call.is_none() {
+                window.room()
+            } else {
+                None
+            };
             let (records_max, bytes_max) = room.unwrap_or_default();
             let deadline = window.deadline(ack_timeout);
             tokio::select! {
@@ -266,21 +321,47 @@ impl<'a> Session<'a> {
     }
 
     /// Makes a batch of leased records.
-    fn batch(&self, records: Vec<Leased>, window: &mut Window) -> Result<v1::IngestRequest, Failure> {
+    fn batch(
+        &self,
+        records: Vec<Leased>,
+        window: &mut Window,
+    ) -> Result<v1::IngestRequest, Failure> {
         let mut deliveries = Vec::with_capacity(records.len());
         let mut sent = Vec::with_capacity(records.len());
         let mut bytes = 0;
-        for Leased { sequence: Sequence(sequence), record } in records {
+        for Leased {
+            sequence: Sequence(sequence),
+            record,
+        } in records
+        {
             bytes += record.len();
-            let mut delivery = record::decode(record).map_err(|error| Failure::Record { sequence, error })?;
+            let mut delivery =
+                record::decode(record).map_err(|error| Failure::Record { sequence, error })?;
             delivery.sequence = sequence;
-            let source = self.forwarder.sources.by_uid(&delivery.source).map(|(index, _)| index);
-            let span = if self.forwarder.traced { continue_trace(&mut delivery) } else { None };
-            sent.push(Sent { sequence, source, _span: span });
+            let source = self
+                .forwarder
+                .sources
+                .by_uid(&delivery.source)
+                .map(|(index, _)| index);
+            let span = if self.forwarder.traced {
+                continue_trace(&mut delivery)
+            } else {
+                None
+            };
+            sent.push(Sent {
+                sequence,
+                source,
+                _span: span,
+            });
             deliveries.push(delivery);
         }
         let batch_number = window.send(sent, bytes);
-        Ok(v1::IngestRequest { message: Some(Ours::Batch(v1::IngestBatch { batch_number, deliveries })) })
+        Ok(v1::IngestRequest {
+            message: Some(Ours::Batch(v1::IngestBatch {
+                batch_number,
+                deliveries,
+            })),
+        })
     }
 
     async fn take(
@@ -293,7 +374,10 @@ impl<'a> Session<'a> {
             Some(Theirs::Committed(committed)) => self.committed(committed, window).await,
             Some(Theirs::Redecode(request)) => {
                 if redecoded.len() >= REDECODES_MAX {
-                    tracing::warn!(redecode_number = request.redecode_number, "too many deliveries to decode again at once; this one is left out");
+                    tracing::warn!(
+                        redecode_number = request.redecode_number,
+                        "too many deliveries to decode again at once; this one is left out"
+                    );
                 } else if let Some(answer) = self.redecode(request) {
                     redecoded.push_back(answer);
                 }
@@ -305,7 +389,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn committed(&mut self, committed: v1::IngestCommitted, window: &mut Window) -> Result<(), Failure> {
+    async fn committed(
+        &mut self,
+        committed: v1::IngestCommitted,
+        window: &mut Window,
+    ) -> Result<(), Failure> {
         let through = committed.committed_sequence;
         let acknowledged = window.acknowledge(committed.batch_number, through)?;
         if acknowledged.is_empty() {
@@ -320,14 +408,22 @@ impl<'a> Session<'a> {
             .collect();
         let mut told = outcomes.iter().peekable();
         for delivery in &acknowledged {
-            while told.next_if(|(sequence, _)| *sequence < delivery.sequence).is_some() {}
-            if let Some((_, outcome)) = told.next_if(|(sequence, _)| *sequence == delivery.sequence) {
-                forwarder.books.add(delivery.source, crate::books::Tally::Committed(*outcome));
+            while told
+                .next_if(|(sequence, _)| *sequence < delivery.sequence)
+                .is_some()
+            {}
+            if let Some((_, outcome)) = told.next_if(|(sequence, _)| *sequence == delivery.sequence)
+            {
+                forwarder
+                    .books
+                    .add(delivery.source, crate::books::Tally::Committed(*outcome));
             }
         }
         forwarder.waiters.committed(through, outcomes.into_iter());
         forwarder.spool.settle(Sequence(through)).await?;
-        forwarder.status.send_modify(|status| status.committed_sequence = through);
+        forwarder
+            .status
+            .send_modify(|status| status.committed_sequence = through);
         self.show(window);
         Ok(())
     }
@@ -337,18 +433,35 @@ impl<'a> Session<'a> {
         let wire = request.delivery?;
         let body: Bytes = wire.body.clone();
         let Some((_, entry)) = self.forwarder.sources.by_uid(&wire.source) else {
-            tracing::warn!(source.uid = wire.source, "asked to decode a delivery of a source that is not configured");
+            tracing::warn!(
+                source.uid = wire.source,
+                "asked to decode a delivery of a source that is not configured"
+            );
             return None;
         };
-        let fallback = Fallback { id: DeliveryId::from_bytes([0; 16]), receive_time: Timestamp::UNIX_EPOCH };
+        let fallback = Fallback {
+            id: DeliveryId::from_bytes([0; 16]),
+            receive_time: Timestamp::UNIX_EPOCH,
+        };
         let mut delivery = delivery_from_wire(wire, fallback);
-        delivery.decoded =
-            entry.source.decode_stored(delivery.method, &delivery.path, &delivery.headers, &delivery.body, delivery.receive_time);
-        entry.source.adapter_version().clone_into(&mut delivery.adapter_version);
+        delivery.decoded = entry.source.decode_stored(
+            delivery.method,
+            &delivery.path,
+            &delivery.headers,
+            &delivery.body,
+            delivery.receive_time,
+        );
+        entry
+            .source
+            .adapter_version()
+            .clone_into(&mut delivery.adapter_version);
         delivery.body = Vec::new();
         let mut answer = delivery_to_wire(&delivery);
         answer.body = body;
-        Some(v1::IngestRedecoded { redecode_number: request.redecode_number, delivery: Some(answer) })
+        Some(v1::IngestRedecoded {
+            redecode_number: request.redecode_number,
+            delivery: Some(answer),
+        })
     }
 
     fn show(&self, window: &Window) {

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pass_domain::delivery::{AuthScheme, AuthVerdict, Decoded, Delivery, Method, Outcome, TraceContext, Undecodable, UndecodableReason};
+use pass_domain::delivery::{
+    AuthScheme, AuthVerdict, Decoded, Delivery, Method, Outcome, TraceContext, Undecodable,
+    UndecodableReason,
+};
 use pass_domain::ids::{DeliveryId, SourceUid};
 use pass_proto::convert::delivery_to_wire;
 use pass_proto::status::Fault;
@@ -45,7 +48,11 @@ struct Rig {
 }
 
 fn quick() -> Forward {
-    Forward { retry_max: Millis::from_millis(50), blocked_retry: Millis::from_millis(100), ..Forward::default() }
+    Forward {
+        retry_max: Millis::from_millis(50),
+        blocked_retry: Millis::from_millis(100),
+        ..Forward::default()
+    }
 }
 
 impl Rig {
@@ -73,7 +80,11 @@ impl Rig {
             body_bytes_max: BODY_BYTES_MAX,
             record_bytes_max: record::record_bytes_max(BODY_BYTES_MAX),
             config,
-            channel: grpc::channel(&ChannelConfig { endpoint: format!("http://{}", peer.addr), ..ChannelConfig::default() }).unwrap(),
+            channel: grpc::channel(&ChannelConfig {
+                endpoint: format!("http://{}", peer.addr),
+                ..ChannelConfig::default()
+            })
+            .unwrap(),
             spool: Arc::clone(&spool),
             sources,
             books: Arc::clone(&books),
@@ -82,30 +93,56 @@ impl Rig {
             traced,
         };
         let running = tokio::spawn(forwarder.run(check, stop.clone()));
-        Self { peer, spool, books, waiters, readiness, status, stop, running, _dir: dir }
+        Self {
+            peer,
+            spool,
+            books,
+            waiters,
+            readiness,
+            status,
+            stop,
+            running,
+            _dir: dir,
+        }
     }
 
     async fn append(&self, count: u8) {
         for number in 0..count {
-            self.spool.append(record::encode(&wire(number))).await.unwrap();
+            self.spool
+                .append(record::encode(&wire(number)))
+                .await
+                .unwrap();
         }
     }
 
-    async fn wait(&self, what: &str, mut condition: impl FnMut(&ForwardStatus) -> bool) -> ForwardStatus {
+    async fn wait(
+        &self,
+        what: &str,
+        mut condition: impl FnMut(&ForwardStatus) -> bool,
+    ) -> ForwardStatus {
         let mut watched = self.status.clone();
         match tokio::time::timeout(SOON, watched.wait_for(|status| condition(status))).await {
             Ok(status) => status.unwrap().clone(),
-            Err(_) => panic!("waited {SOON:?} for {what}; at last {:?}", *self.status.borrow()),
+            Err(_) => panic!(
+                "waited {SOON:?} for {what}; at last {:?}",
+                *self.status.borrow()
+            ),
         }
     }
 
     async fn committed(&self, sequence: u64) {
-        self.wait("the commit", |status| status.committed_sequence == sequence && status.in_flight_deliveries == 0).await;
+        self.wait("the commit", |status| {
+            status.committed_sequence == sequence && status.in_flight_deliveries == 0
+        })
+        .await;
     }
 
     async fn stop(self) {
         self.stop.cancel();
-        tokio::time::timeout(SOON, self.running).await.expect("the forwarder stops").unwrap();
+        tokio::time::timeout(SOON, self.running)
+            .await
+            .expect("the forwarder stops")
+            .unwrap();
         self.spool.close().await;
     }
 }
@@ -121,10 +158,17 @@ fn delivery(number: u8, body: &[u8]) -> Delivery {
         path: "/webhooks/plain".to_owned(),
         headers: Vec::new(),
         body: body.to_vec(),
-        auth: AuthVerdict { scheme: AuthScheme::ApiKey, key_id: "k1".to_owned(), detail: String::new() },
+        auth: AuthVerdict {
+            scheme: AuthScheme::ApiKey,
+            key_id: "k1".to_owned(),
+            detail: String::new(),
+        },
         adapter_version: "standard/0".to_owned(),
         trace: TraceContext::default(),
-        decoded: Decoded::Undecodable(Undecodable { reason: UndecodableReason::NotJson, detail: "planted".to_owned() }),
+        decoded: Decoded::Undecodable(Undecodable {
+            reason: UndecodableReason::NotJson,
+            detail: "planted".to_owned(),
+        }),
     }
 }
 
@@ -138,9 +182,15 @@ async fn forwarding_goes_on_after_what_is_committed() {
     rig.append(5).await;
     let mut stream = rig.peer.stream().await;
     let hello = stream.hello().await;
-    assert_eq!((hello.protocol_version, hello.gateway_id.as_str()), (1, "test"));
+    assert_eq!(
+        (hello.protocol_version, hello.gateway_id.as_str()),
+        (1, "test")
+    );
     assert_eq!(hello.spool_id, rig.spool.id().to_string());
-    assert_eq!((hello.settled_sequence, hello.body_bytes_max), (0, BODY_BYTES_MAX as i64));
+    assert_eq!(
+        (hello.settled_sequence, hello.body_bytes_max),
+        (0, BODY_BYTES_MAX as i64)
+    );
     assert_eq!(hello.sources, ["plain", "strict", "kit", "url", "applied"]);
     stream.send_ready(2).await;
     let (sequences, number) = stream.sequences(3).await;
@@ -163,14 +213,20 @@ async fn what_was_not_acknowledged_is_sent_again_after_the_store_was_away() {
     let mut stream = rig.peer.ready(0).await;
     assert_eq!(stream.sequences(3).await.0, [1, 2, 3]);
     stream.fail(Status::unavailable("store is away")).await;
-    rig.wait("the failure", |status| !status.connected && status.in_flight_deliveries == 0).await;
+    rig.wait("the failure", |status| {
+        !status.connected && status.in_flight_deliveries == 0
+    })
+    .await;
     // One was committed although its acknowledgement never left.
     let mut stream = rig.peer.ready(1).await;
     let (sequences, number) = stream.sequences(2).await;
     assert_eq!(sequences, [2, 3]);
     stream.commit(number, sequences, Outcome::Applied).await;
     rig.committed(3).await;
-    assert!(rig.readiness.is_ready(), "an outage of pass-state is no reason to refuse callbacks");
+    assert!(
+        rig.readiness.is_ready(),
+        "an outage of pass-state is no reason to refuse callbacks"
+    );
     rig.stop().await;
 }
 
@@ -197,12 +253,16 @@ async fn a_repeated_acknowledgement_settles_and_counts_once() {
     let mut stream = rig.peer.ready(0).await;
     let (sequences, number) = stream.sequences(2).await;
     for _ in 0..3 {
-        stream.commit(number, sequences.clone(), Outcome::Duplicate).await;
+        stream
+            .commit(number, sequences.clone(), Outcome::Duplicate)
+            .await;
     }
     rig.committed(2).await;
     rig.append(1).await;
     let batch = stream.batch().await;
-    stream.commit(batch.batch_number, [3], Outcome::Applied).await;
+    stream
+        .commit(batch.batch_number, [3], Outcome::Applied)
+        .await;
     rig.committed(3).await;
     assert_eq!(rig.books.total(Tally::Committed(Outcome::Duplicate)), 2);
     assert_eq!(rig.status.borrow().streams, 1);
@@ -227,9 +287,19 @@ async fn an_acknowledgement_of_what_was_not_sent_ends_the_stream_and_settles_not
 
 #[tokio::test]
 async fn without_progress_the_stream_is_opened_anew() {
-    let mut rig = Rig::with(Forward { ack_timeout: Millis::from_millis(200), ..quick() }, false).await;
+    let mut rig = Rig::with(
+        Forward {
+            ack_timeout: Millis::from_millis(200),
+            ..quick()
+        },
+        false,
+    )
+    .await;
     let mut idle = rig.peer.ready(0).await;
-    assert!(idle.silent_for(Duration::from_millis(400)).await, "with nothing in flight nothing is missed");
+    assert!(
+        idle.silent_for(Duration::from_millis(400)).await,
+        "with nothing in flight nothing is missed"
+    );
     rig.append(1).await;
     assert_eq!(idle.batch().await.deliveries[0].sequence, 1);
     let mut stream = rig.peer.ready(0).await;
@@ -241,7 +311,14 @@ async fn without_progress_the_stream_is_opened_anew() {
 
 #[tokio::test]
 async fn a_peer_that_never_gets_ready_is_given_up() {
-    let mut rig = Rig::with(Forward { hello_timeout: Millis::from_millis(100), ..quick() }, false).await;
+    let mut rig = Rig::with(
+        Forward {
+            hello_timeout: Millis::from_millis(100),
+            ..quick()
+        },
+        false,
+    )
+    .await;
     let mut silent = rig.peer.stream().await;
     silent.hello().await;
     rig.peer.ready(0).await;
@@ -254,15 +331,30 @@ async fn no_more_than_the_window_is_in_flight() {
     rig.append(10).await;
     let mut stream = rig.peer.stream().await;
     stream.hello().await;
-    stream.send(Ours::Ready(v1::IngestReady { window_deliveries: 3, batch_deliveries_max: 2, ..ready(0) })).await;
+    stream
+        .send(Ours::Ready(v1::IngestReady {
+            window_deliveries: 3,
+            batch_deliveries_max: 2,
+            ..ready(0)
+        }))
+        .await;
     let (first, second) = (stream.batch().await, stream.batch().await);
     assert_eq!((first.deliveries.len(), second.deliveries.len()), (2, 1));
     assert!(stream.silent_for(A_WHILE).await);
-    let status = rig.wait("a full window", |status| status.in_flight_deliveries == 3).await;
+    let status = rig
+        .wait("a full window", |status| status.in_flight_deliveries == 3)
+        .await;
     assert!(status.in_flight_bytes > 0);
     stream.commit(1, [1, 2], Outcome::Applied).await;
     let third = stream.batch().await;
-    assert_eq!(third.deliveries.iter().map(|delivery| delivery.sequence).collect::<Vec<_>>(), [4, 5]);
+    assert_eq!(
+        third
+            .deliveries
+            .iter()
+            .map(|delivery| delivery.sequence)
+            .collect::<Vec<_>>(),
+        [4, 5]
+    );
     assert!(stream.silent_for(A_WHILE).await);
     rig.stop.cancel();
     rig.running.abort();
@@ -274,16 +366,27 @@ async fn messages_stay_below_what_pass_state_takes() {
     let mut rig = Rig::new().await;
     for number in 0..40 {
         let delivery = delivery(number, &vec![b'x'; 1_000]);
-        rig.spool.append(record::encode(&delivery_to_wire(&delivery))).await.unwrap();
+        rig.spool
+            .append(record::encode(&delivery_to_wire(&delivery)))
+            .await
+            .unwrap();
     }
     let mut stream = rig.peer.stream().await;
     stream.hello().await;
-    stream.send(Ours::Ready(v1::IngestReady { message_bytes_max: 8_192, ..ready(0) })).await;
+    stream
+        .send(Ours::Ready(v1::IngestReady {
+            message_bytes_max: 8_192,
+            ..ready(0)
+        }))
+        .await;
     let mut seen = 0;
     while seen < 40 {
         let batch = stream.batch().await;
         seen += batch.deliveries.len();
-        let bytes = v1::IngestRequest { message: Some(v1::ingest_request::Message::Batch(batch)) }.encoded_len();
+        let bytes = v1::IngestRequest {
+            message: Some(v1::ingest_request::Message::Batch(batch)),
+        }
+        .encoded_len();
         assert!(bytes <= 8_192, "{bytes}");
     }
     rig.stop.cancel();
@@ -297,11 +400,18 @@ async fn a_stored_delivery_is_decoded_again_as_of_its_receive_time() {
     let mut stream = stream;
     let body = br#"{"kind":"INSTALLED","pass":"p-1"}"#;
     let stored = delivery_to_wire(&delivery(9, body));
-    stream.send(Ours::Redecode(v1::IngestRedecode { redecode_number: 7, delivery: Some(stored.clone()) })).await;
+    stream
+        .send(Ours::Redecode(v1::IngestRedecode {
+            redecode_number: 7,
+            delivery: Some(stored.clone()),
+        }))
+        .await;
     let answer = stream.redecoded().await;
     assert_eq!(answer.redecode_number, 7);
     let decoded = answer.delivery.unwrap();
-    let Some(v1::ingest_delivery::Decoded::Facts(facts)) = &decoded.decoded else { panic!("{decoded:?}") };
+    let Some(v1::ingest_delivery::Decoded::Facts(facts)) = &decoded.decoded else {
+        panic!("{decoded:?}")
+    };
     assert_eq!(facts.facts[0].occur_time, stored.receive_time);
     assert_eq!(decoded.adapter_version, "standard/1");
     let same = |mut delivery: v1::IngestDelivery| {
@@ -311,9 +421,22 @@ async fn a_stored_delivery_is_decoded_again_as_of_its_receive_time() {
     };
     assert_eq!(same(decoded), same(stored.clone()));
     // A source that is not configured here is left to another gateway.
-    let foreign = v1::IngestDelivery { source: "elsewhere".to_owned(), ..stored.clone() };
-    stream.send(Ours::Redecode(v1::IngestRedecode { redecode_number: 8, delivery: Some(foreign) })).await;
-    stream.send(Ours::Redecode(v1::IngestRedecode { redecode_number: 9, delivery: Some(stored) })).await;
+    let foreign = v1::IngestDelivery {
+        source: "elsewhere".to_owned(),
+        ..stored.clone()
+    };
+    stream
+        .send(Ours::Redecode(v1::IngestRedecode {
+            redecode_number: 8,
+            delivery: Some(foreign),
+        }))
+        .await;
+    stream
+        .send(Ours::Redecode(v1::IngestRedecode {
+            redecode_number: 9,
+            delivery: Some(stored),
+        }))
+        .await;
     assert_eq!(stream.redecoded().await.redecode_number, 9);
     rig.stop().await;
 }
@@ -327,14 +450,34 @@ async fn requests_that_wait_learn_the_outcome_and_nobody_waits_without_a_stream(
     let (sequences, number) = stream.sequences(2).await;
     let waiters = Arc::clone(&rig.waiters);
     let waiting = tokio::spawn(async move { waiters.outcome(2, SOON).await });
-    test_kit::wait_for("the wait", SOON, async || if rig.waiters.waiting() == 1 { Ok(()) } else { Err("nobody waits") }).await.unwrap();
+    test_kit::wait_for("the wait", SOON, async || {
+        if rig.waiters.waiting() == 1 {
+            Ok(())
+        } else {
+            Err("nobody waits")
+        }
+    })
+    .await
+    .unwrap();
     stream.commit(number, sequences, Outcome::Duplicate).await;
     assert_eq!(waiting.await.unwrap(), Some(Outcome::Duplicate));
-    assert_eq!(rig.waiters.outcome(1, SOON).await, Some(Outcome::Duplicate), "it came before the question");
+    assert_eq!(
+        rig.waiters.outcome(1, SOON).await,
+        Some(Outcome::Duplicate),
+        "it came before the question"
+    );
 
     let waiters = Arc::clone(&rig.waiters);
     let waiting = tokio::spawn(async move { waiters.outcome(3, SOON).await });
-    test_kit::wait_for("the wait", SOON, async || if rig.waiters.waiting() == 1 { Ok(()) } else { Err("nobody waits") }).await.unwrap();
+    test_kit::wait_for("the wait", SOON, async || {
+        if rig.waiters.waiting() == 1 {
+            Ok(())
+        } else {
+            Err("nobody waits")
+        }
+    })
+    .await
+    .unwrap();
     stream.fail(Status::unavailable("store is away")).await;
     assert_eq!(waiting.await.unwrap(), None);
     rig.stop().await;
@@ -342,11 +485,27 @@ async fn requests_that_wait_learn_the_outcome_and_nobody_waits_without_a_stream(
 
 #[tokio::test]
 async fn a_fenced_stream_waits_longer_and_then_tries_again() {
-    let mut rig = Rig::with(Forward { blocked_retry: Millis::from_millis(600), ..quick() }, false).await;
+    let mut rig = Rig::with(
+        Forward {
+            blocked_retry: Millis::from_millis(600),
+            ..quick()
+        },
+        false,
+    )
+    .await;
     let stream = rig.peer.ready(0).await;
-    stream.fail(Fault::new(v1::ErrorReason::SpoolFenced, "newer stream").into()).await;
-    let status = rig.wait("the fence", |status| status.last_error.is_some()).await;
-    assert!(status.last_error.unwrap().contains("newer stream of this spool"));
+    stream
+        .fail(Fault::new(v1::ErrorReason::SpoolFenced, "newer stream").into())
+        .await;
+    let status = rig
+        .wait("the fence", |status| status.last_error.is_some())
+        .await;
+    assert!(
+        status
+            .last_error
+            .unwrap()
+            .contains("newer stream of this spool")
+    );
     assert_eq!(status.blocked, None);
     // Half of the pause is the least.
     assert!(rig.peer.nobody_within(Duration::from_millis(200)).await);
@@ -360,16 +519,32 @@ async fn peers_that_do_not_fit_make_the_gateway_not_ready_until_they_do() {
     let mut stream = rig.peer.stream().await;
     stream.hello().await;
     assert!(rig.readiness.is_ready());
-    stream.send(Ours::Ready(v1::IngestReady { protocol_version: 3, ..ready(0) })).await;
-    let status = rig.wait("the mismatch", |status| status.blocked.is_some()).await;
+    stream
+        .send(Ours::Ready(v1::IngestReady {
+            protocol_version: 3,
+            ..ready(0)
+        }))
+        .await;
+    let status = rig
+        .wait("the mismatch", |status| status.blocked.is_some())
+        .await;
     assert!(status.blocked.unwrap().contains("protocol 3"));
     assert!(!rig.readiness.is_ready());
-    rig.peer.stream().await.fail(Fault::new(v1::ErrorReason::ProtocolMismatch, "too old").into()).await;
+    rig.peer
+        .stream()
+        .await
+        .fail(Fault::new(v1::ErrorReason::ProtocolMismatch, "too old").into())
+        .await;
     assert!(!rig.readiness.is_ready());
     // One release newer works.
     let mut stream = rig.peer.stream().await;
     stream.hello().await;
-    stream.send(Ours::Ready(v1::IngestReady { protocol_version: 2, ..ready(0) })).await;
+    stream
+        .send(Ours::Ready(v1::IngestReady {
+            protocol_version: 2,
+            ..ready(0)
+        }))
+        .await;
     let status = rig.wait("the stream", |status| status.connected).await;
     assert_eq!((status.blocked, status.last_error), (None, None));
     assert!(rig.readiness.is_ready());
@@ -381,10 +556,20 @@ async fn a_pass_state_that_is_ahead_of_the_spool_is_an_alarm() {
     let mut rig = Rig::new().await;
     rig.append(2).await;
     let mut stream = rig.peer.ready(99).await;
-    let status = rig.wait("the alarm", |status| status.blocked.is_some()).await;
-    assert!(status.blocked.unwrap().contains("committed sequence 99 of this spool, which ends at 2"));
+    let status = rig
+        .wait("the alarm", |status| status.blocked.is_some())
+        .await;
+    assert!(
+        status
+            .blocked
+            .unwrap()
+            .contains("committed sequence 99 of this spool, which ends at 2")
+    );
     assert!(!rig.readiness.is_ready());
-    assert!(stream.ended().await, "nothing is sent that would be taken for known");
+    assert!(
+        stream.ended().await,
+        "nothing is sent that would be taken for known"
+    );
     rig.stop().await;
 }
 
@@ -392,13 +577,23 @@ async fn a_pass_state_that_is_ahead_of_the_spool_is_an_alarm() {
 async fn a_record_that_cannot_be_read_stops_forwarding_before_it_and_skips_nothing() {
     let mut rig = Rig::new().await;
     rig.append(1).await;
-    rig.spool.append(Bytes::from_static(b"\x09from another release")).await.unwrap();
+    rig.spool
+        .append(Bytes::from_static(b"\x09from another release"))
+        .await
+        .unwrap();
     rig.append(1).await;
     let mut stream = rig.peer.stream().await;
     stream.hello().await;
-    stream.send(Ours::Ready(v1::IngestReady { batch_deliveries_max: 1, ..ready(0) })).await;
+    stream
+        .send(Ours::Ready(v1::IngestReady {
+            batch_deliveries_max: 1,
+            ..ready(0)
+        }))
+        .await;
     assert_eq!(stream.batch().await.deliveries[0].sequence, 1);
-    let status = rig.wait("the alarm", |status| status.blocked.is_some()).await;
+    let status = rig
+        .wait("the alarm", |status| status.blocked.is_some())
+        .await;
     assert!(status.blocked.unwrap().contains("record 2 of the spool"));
     assert!(!rig.readiness.is_ready());
     rig.stop().await;
@@ -414,9 +609,16 @@ async fn deliveries_that_can_no_longer_be_given_again_are_named() {
     let mut last = 0;
     while rig.spool.status().oldest_kept <= Sequence(1) {
         let body = vec![b'x'; BODY_BYTES_MAX];
-        last = rig.spool.append(record::encode(&delivery_to_wire(&delivery(1, &body)))).await.unwrap().0;
+        last = rig
+            .spool
+            .append(record::encode(&delivery_to_wire(&delivery(1, &body))))
+            .await
+            .unwrap()
+            .0;
         let batch = stream.batch().await;
-        stream.commit(batch.batch_number, [last], Outcome::Applied).await;
+        stream
+            .commit(batch.batch_number, [last], Outcome::Applied)
+            .await;
         rig.committed(last).await;
         assert!(last < 10_000, "nothing is ever dropped");
     }
@@ -428,9 +630,15 @@ async fn deliveries_that_can_no_longer_be_given_again_are_named() {
     assert_eq!(hello.settled_sequence, last);
     assert!(hello.oldest_sequence >= oldest);
     stream.send_ready(0).await;
-    let status = rig.wait("the alarm", |status| status.missing.is_some()).await;
+    let status = rig
+        .wait("the alarm", |status| status.missing.is_some())
+        .await;
     assert_eq!(status.missing, Some(1..=hello.oldest_sequence - 1));
-    assert_eq!(stream.batch().await.deliveries[0].sequence, hello.oldest_sequence, "the rest is sent");
+    assert_eq!(
+        stream.batch().await.deliveries[0].sequence,
+        hello.oldest_sequence,
+        "the rest is sent"
+    );
     rig.stop.cancel();
     rig.running.abort();
 }
@@ -449,7 +657,14 @@ async fn a_stop_waits_for_acknowledgements_but_not_for_ever() {
     rig.stop().await;
     assert_eq!(spool.status().settled, Sequence(1));
 
-    let mut rig = Rig::with(Forward { drain_timeout: Millis::from_millis(50), ..quick() }, false).await;
+    let mut rig = Rig::with(
+        Forward {
+            drain_timeout: Millis::from_millis(50),
+            ..quick()
+        },
+        false,
+    )
+    .await;
     rig.append(1).await;
     let mut stream = rig.peer.ready(0).await;
     stream.batch().await;
@@ -462,14 +677,23 @@ async fn the_hop_of_a_sampled_delivery_is_a_span_of_its_trace() {
     use tracing_subscriber::layer::SubscriberExt as _;
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-";
     let exporter = opentelemetry_sdk::trace::InMemorySpanExporter::default();
-    let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
-    let subscriber = tracing_subscriber::registry().with(service_kit::telemetry::tracing_layer(&provider));
+    let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder()
+        .with_simple_exporter(exporter.clone())
+        .build();
+    let subscriber =
+        tracing_subscriber::registry().with(service_kit::telemetry::tracing_layer(&provider));
     let _default = tracing::subscriber::set_default(subscriber);
     let mut rig = Rig::with(quick(), true).await;
     for (number, flags) in [(1, "01"), (2, "00")] {
         let mut delivery = delivery(number, b"{}");
-        delivery.trace = TraceContext { traceparent: format!("{PARENT}{flags}"), tracestate: "vendor=1".to_owned() };
-        rig.spool.append(record::encode(&delivery_to_wire(&delivery))).await.unwrap();
+        delivery.trace = TraceContext {
+            traceparent: format!("{PARENT}{flags}"),
+            tracestate: "vendor=1".to_owned(),
+        };
+        rig.spool
+            .append(record::encode(&delivery_to_wire(&delivery)))
+            .await
+            .unwrap();
     }
     let mut stream = rig.peer.ready(0).await;
     let mut traces = Vec::new();
@@ -477,17 +701,32 @@ async fn the_hop_of_a_sampled_delivery_is_a_span_of_its_trace() {
     while traces.len() < 2 {
         let batch = stream.batch().await;
         number = batch.batch_number;
-        traces.extend(batch.deliveries.into_iter().map(|delivery| delivery.trace.unwrap()));
+        traces.extend(
+            batch
+                .deliveries
+                .into_iter()
+                .map(|delivery| delivery.trace.unwrap()),
+        );
     }
-    assert!(exporter.get_finished_spans().unwrap().is_empty(), "the span lasts until the acknowledgement");
+    assert!(
+        exporter.get_finished_spans().unwrap().is_empty(),
+        "the span lasts until the acknowledgement"
+    );
     stream.commit(number, [1, 2], Outcome::Applied).await;
     rig.committed(2).await;
     let spans = exporter.get_finished_spans().unwrap();
     assert_eq!(spans.len(), 1);
     assert_eq!(spans[0].name, "forward");
     assert_eq!(spans[0].parent_span_id.to_string(), "b7ad6b7169203331");
-    assert_eq!(traces[0].traceparent, format!("{}{}-01", &PARENT[..36], spans[0].span_context.span_id()));
+    assert_eq!(
+        traces[0].traceparent,
+        format!("{}{}-01", &PARENT[..36], spans[0].span_context.span_id())
+    );
     assert_eq!(traces[0].tracestate, "vendor=1");
-    assert_eq!(traces[1].traceparent, format!("{PARENT}00"), "an unsampled one is handed on as it is");
+    assert_eq!(
+        traces[1].traceparent,
+        format!("{PARENT}00"),
+        "an unsampled one is handed on as it is"
+    );
     rig.stop().await;
 }

@@ -60,7 +60,11 @@ pub(super) enum AckError {
     #[error("pass-state acknowledged batch {number}, but {sent} was the last one sent")]
     BatchNotSent { number: u64, sent: u64 },
     #[error("pass-state committed sequence {committed}, but batch {number} ends with {last}")]
-    SequenceMismatch { committed: u64, number: u64, last: u64 },
+    SequenceMismatch {
+        committed: u64,
+        number: u64,
+        last: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -78,7 +82,15 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) fn new(limits: Limits, record_bytes_max: usize) -> Self {
-        Self { limits, record_bytes_max, batches: VecDeque::new(), batches_sent: 0, deliveries: 0, bytes: 0, progress: Instant::now() }
+        Self {
+            limits,
+            record_bytes_max,
+            batches: VecDeque::new(),
+            batches_sent: 0,
+            deliveries: 0,
+            bytes: 0,
+            progress: Instant::now(),
+        }
     }
 
     pub(super) fn deliveries(&self) -> usize {
@@ -97,12 +109,19 @@ impl Window {
     /// largest record. A lease gives one record whatever its size, so that much must be free; into an empty
     /// window one may always go.
     pub(super) fn room(&self) -> Option<(usize, usize)> {
-        let records = self.limits.deliveries.saturating_sub(self.deliveries).min(self.limits.batch_deliveries);
+        let records = self
+            .limits
+            .deliveries
+            .saturating_sub(self.deliveries)
+            .min(self.limits.batch_deliveries);
         let bytes = self.limits.bytes.saturating_sub(self.bytes);
         if records == 0 || (bytes < self.record_bytes_max && !self.is_empty()) {
             return None;
         }
-        let message = self.limits.message_bytes.saturating_sub(MESSAGE_OVERHEAD_BYTES + records * DELIVERY_OVERHEAD_BYTES);
+        let message = self
+            .limits
+            .message_bytes
+            .saturating_sub(MESSAGE_OVERHEAD_BYTES + records * DELIVERY_OVERHEAD_BYTES);
         Some((records, bytes.min(message).max(1)))
     }
 
@@ -115,21 +134,42 @@ impl Window {
         self.batches_sent += 1;
         self.deliveries += deliveries.len();
         self.bytes += bytes;
-        self.batches.push_back(Batch { number: self.batches_sent, bytes, deliveries });
+        self.batches.push_back(Batch {
+            number: self.batches_sent,
+            bytes,
+            deliveries,
+        });
         self.batches_sent
     }
 
     /// Takes out what is acknowledged: all batches up to `number`, the last of which ends with `committed`.
     /// Repeating an acknowledgement gives nothing.
-    pub(super) fn acknowledge(&mut self, number: u64, committed: u64) -> Result<Vec<Sent>, AckError> {
+    pub(super) fn acknowledge(
+        &mut self,
+        number: u64,
+        committed: u64,
+    ) -> Result<Vec<Sent>, AckError> {
         if number > self.batches_sent {
-            return Err(AckError::BatchNotSent { number, sent: self.batches_sent });
+            return Err(AckError::BatchNotSent {
+                number,
+                sent: self.batches_sent,
+            });
         }
         let count = self.batches.partition_point(|batch| batch.number <= number);
-        if let Some(batch) = count.checked_sub(1).and_then(|index| self.batches.get(index)) {
-            let last = batch.deliveries.last().map_or(0, |delivery| delivery.sequence);
+        if let Some(batch) = count
+            .checked_sub(1)
+            .and_then(|index| self.batches.get(index))
+        {
+            let last = batch
+                .deliveries
+                .last()
+                .map_or(0, |delivery| delivery.sequence);
             if last != committed {
-                return Err(AckError::SequenceMismatch { committed, number, last });
+                return Err(AckError::SequenceMismatch {
+                    committed,
+                    number,
+                    last,
+                });
             }
             self.progress = Instant::now();
         }
@@ -152,10 +192,21 @@ impl Window {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { deliveries: 10, bytes: 10_000, batch_deliveries: 4, message_bytes: 5_000 };
+    const LIMITS: Limits = Limits {
+        deliveries: 10,
+        bytes: 10_000,
+        batch_deliveries: 4,
+        message_bytes: 5_000,
+    };
 
     fn sent(sequences: std::ops::RangeInclusive<u64>) -> Vec<Sent> {
-        sequences.map(|sequence| Sent { sequence, source: None, _span: None }).collect()
+        sequences
+            .map(|sequence| Sent {
+                sequence,
+                source: None,
+                _span: None,
+            })
+            .collect()
     }
 
     #[test]
@@ -166,16 +217,32 @@ mod tests {
         assert_eq!(window.send(sent(5..=8), 4_000), 2);
         assert_eq!(window.room(), Some((2, 2_000)));
         assert_eq!(window.send(sent(9..=9), 1_500), 3);
-        assert_eq!(window.room(), None, "500 bytes are no room for a record of 1000");
+        assert_eq!(
+            window.room(),
+            None,
+            "500 bytes are no room for a record of 1000"
+        );
         let acknowledged = window.acknowledge(2, 8).unwrap();
-        assert_eq!(acknowledged.iter().map(|sent| sent.sequence).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
+        assert_eq!(
+            acknowledged
+                .iter()
+                .map(|sent| sent.sequence)
+                .collect::<Vec<_>>(),
+            (1..=8).collect::<Vec<_>>()
+        );
         assert_eq!((window.deliveries(), window.bytes()), (1, 1_500));
         assert!(window.room().is_some());
     }
 
     #[test]
     fn a_record_larger_than_the_window_goes_alone() {
-        let mut window = Window::new(Limits { bytes: 100, ..LIMITS }, 1_000);
+        let mut window = Window::new(
+            Limits {
+                bytes: 100,
+                ..LIMITS
+            },
+            1_000,
+        );
         assert_eq!(window.room(), Some((4, 100)));
         window.send(sent(1..=1), 1_000);
         assert_eq!(window.room(), None);
@@ -187,8 +254,18 @@ mod tests {
     fn acknowledgements_that_do_not_fit_are_errors_and_change_nothing() {
         let mut window = Window::new(LIMITS, 1_000);
         window.send(sent(1..=2), 10);
-        assert_eq!(window.acknowledge(2, 2).unwrap_err(), AckError::BatchNotSent { number: 2, sent: 1 });
-        assert_eq!(window.acknowledge(1, 1).unwrap_err(), AckError::SequenceMismatch { committed: 1, number: 1, last: 2 });
+        assert_eq!(
+            window.acknowledge(2, 2).unwrap_err(),
+            AckError::BatchNotSent { number: 2, sent: 1 }
+        );
+        assert_eq!(
+            window.acknowledge(1, 1).unwrap_err(),
+            AckError::SequenceMismatch {
+                committed: 1,
+                number: 1,
+                last: 2
+            }
+        );
         assert_eq!(window.deliveries(), 2);
         assert_eq!(window.acknowledge(1, 2).unwrap().len(), 2);
         assert_eq!(window.acknowledge(1, 2).unwrap().len(), 0);
@@ -216,7 +293,10 @@ mod tests {
             ..Default::default()
         };
         let limits = Limits::of(&ready).unwrap();
-        assert_eq!((limits.deliveries, limits.bytes), (DELIVERIES_CEILING, BYTES_CEILING));
+        assert_eq!(
+            (limits.deliveries, limits.bytes),
+            (DELIVERIES_CEILING, BYTES_CEILING)
+        );
         ready.window_bytes = 0;
         assert_eq!(Limits::of(&ready), None);
         ready.window_bytes = -1;

@@ -15,11 +15,17 @@ use crate::gateway::Observer;
 
 /// Makes the admin routes.
 pub(crate) fn router(readiness: Readiness, observer: Arc<Observer>) -> Router {
-    let version = Version { service: SERVICE_NAME, version: env!("CARGO_PKG_VERSION") };
+    let version = Version {
+        service: SERVICE_NAME,
+        version: env!("CARGO_PKG_VERSION"),
+    };
     service_kit::admin::router(readiness, version).route(
         "/status",
         get(async move || -> Response {
-            let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+            let headers = [
+                (header::CONTENT_TYPE, "application/json"),
+                (header::CACHE_CONTROL, "no-store"),
+            ];
             (headers, status(&observer).to_string()).into_response()
         }),
     )

@@ -13,18 +13,31 @@ pub(super) struct InFlight {
 
 impl InFlight {
     pub(super) fn new(requests_max: usize, bytes_max: usize) -> Self {
-        Self { requests: AtomicUsize::new(0), bytes: AtomicUsize::new(0), requests_max, bytes_max }
+        Self {
+            requests: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            requests_max,
+            bytes_max,
+        }
     }
 
     /// Takes a place for a body of at most `bytes`; `None` if there is none. Dropping it gives it back.
     pub(super) fn enter(self: &Arc<Self>, bytes: usize) -> Option<Place> {
         // Adding first and looking then can refuse one too many at the limit, and never admits one.
-        let mut place = Place { in_flight: Arc::clone(self), bytes: 0 };
+        let mut place = Place {
+            in_flight: Arc::clone(self),
+            bytes: 0,
+        };
         if self.requests.fetch_add(1, Ordering::Relaxed) >= self.requests_max {
             return None;
         }
         place.bytes = bytes;
-        if self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > self.bytes_max {
+        if self
+            .bytes
+            .fetch_add(bytes, Ordering::Relaxed)
+            .saturating_add(bytes)
+            > self.bytes_max
+        {
             return None;
         }
         Some(place)
@@ -39,7 +52,9 @@ pub(super) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.in_flight.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.in_flight
+            .bytes
+            .fetch_sub(self.bytes, Ordering::Relaxed);
         self.in_flight.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -60,7 +60,9 @@ impl Problem {
             Problem::MediaType | Problem::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Problem::Undecodable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Problem::Busy | Problem::SpoolFull | Problem::Storage | Problem::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Problem::Busy | Problem::SpoolFull | Problem::Storage | Problem::Stopping => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -91,7 +93,9 @@ impl Problem {
             Problem::BodyBroken => "the body ended before its announced end",
             Problem::NotJson => "the body is not JSON",
             Problem::Unauthorized => "the delivery is not authenticated",
-            Problem::NotFound => "there is nothing under this path; callbacks go to /webhooks/{source}",
+            Problem::NotFound => {
+                "there is nothing under this path; callbacks go to /webhooks/{source}"
+            }
             Problem::MethodNotAllowed { .. } => "this source takes the methods in the Allow header",
             Problem::TooSlow => "the body came too slowly",
             Problem::TooLarge => "the body is larger than this gateway takes",
@@ -168,7 +172,10 @@ impl Problem {
         let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -178,7 +185,10 @@ impl Problem {
                 headers.insert(header::ALLOW, allow);
             }
             Problem::Unauthorized => {
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Webhook realm=\"passline\""));
+                headers.insert(
+                    header::WWW_AUTHENTICATE,
+                    HeaderValue::from_static("Webhook realm=\"passline\""),
+                );
             }
             Problem::BodyBroken
             | Problem::NotJson
@@ -226,7 +236,9 @@ mod tests {
             Problem::NotJson,
             Problem::Unauthorized,
             Problem::NotFound,
-            Problem::MethodNotAllowed { allow: "POST".to_owned() },
+            Problem::MethodNotAllowed {
+                allow: "POST".to_owned(),
+            },
             Problem::TooSlow,
             Problem::TooLarge,
             Problem::MediaType,
@@ -244,8 +256,15 @@ mod tests {
     fn the_table_of_answers() {
         let mut table = String::new();
         for problem in all() {
-            let retry = problem.retry_after_seconds().map_or("-".to_owned(), |seconds| seconds.to_string());
-            table.push_str(&format!("{} {} {retry} {}\n", problem.status().as_u16(), problem.slug(), problem.detail()));
+            let retry = problem
+                .retry_after_seconds()
+                .map_or("-".to_owned(), |seconds| seconds.to_string());
+            table.push_str(&format!(
+                "{} {} {retry} {}\n",
+                problem.status().as_u16(),
+                problem.slug(),
+                problem.detail()
+            ));
         }
         assert_eq!(table, TABLE);
     }
@@ -255,13 +274,37 @@ mod tests {
         for problem in all() {
             let body: serde_json::Value = serde_json::from_str(&problem.body()).unwrap();
             assert_eq!(body["status"], problem.status().as_u16());
-            assert_eq!(body["type"], format!("https://passline.dev/problems/{}", problem.slug()));
-            assert!(body["title"].as_str().is_some_and(|title| !title.is_empty()));
-            assert!(body["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
+            assert_eq!(
+                body["type"],
+                format!("https://passline.dev/problems/{}", problem.slug())
+            );
+            assert!(
+                body["title"]
+                    .as_str()
+                    .is_some_and(|title| !title.is_empty())
+            );
+            assert!(
+                body["detail"]
+                    .as_str()
+                    .is_some_and(|detail| !detail.is_empty())
+            );
             let response = problem.response();
-            assert_eq!(response.headers()["content-type"], "application/problem+json");
-            assert_eq!(response.headers().contains_key("retry-after"), problem.status() == 503);
+            assert_eq!(
+                response.headers()["content-type"],
+                "application/problem+json"
+            );
+            assert_eq!(
+                response.headers().contains_key("retry-after"),
+                problem.status() == 503
+            );
         }
-        assert_eq!(Problem::MethodNotAllowed { allow: "POST, PUT".to_owned() }.response().headers()["allow"], "POST, PUT");
+        assert_eq!(
+            Problem::MethodNotAllowed {
+                allow: "POST, PUT".to_owned()
+            }
+            .response()
+            .headers()["allow"],
+            "POST, PUT"
+        );
     }
 }

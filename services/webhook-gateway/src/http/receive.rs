@@ -14,7 +14,9 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, header};
 use jiff::Timestamp;
-use pass_domain::delivery::{Decoded, Delivery, Method, Outcome, TraceContext, Undecodable, UndecodableReason};
+use pass_domain::delivery::{
+    Decoded, Delivery, Method, Outcome, TraceContext, Undecodable, UndecodableReason,
+};
 use pass_domain::ids::DeliveryId;
 use pass_domain::time;
 use pass_proto::convert::delivery_to_wire;
@@ -37,7 +39,9 @@ use crate::sources::Entry;
 pub(super) async fn receive(edge: &Edge, request: Request, span: Option<&Span>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let target = Target::of(parts.uri.path());
-    let found = target.as_ref().and_then(|target| edge.sources.by_name(target.source));
+    let found = target
+        .as_ref()
+        .and_then(|target| edge.sources.by_name(target.source));
     let (Some(target), Some((index, entry))) = (&target, found) else {
         edge.books.add(None, Tally::NotFound);
         return Problem::NotFound.response();
@@ -45,8 +49,19 @@ pub(super) async fn receive(edge: &Edge, request: Request, span: Option<&Span>) 
     if let Some(span) = span {
         span.record("source.name", entry.source.name());
     }
-    let mut ending = Ending { books: &edge.books, source: index, tally: None };
-    let call = Call { edge, index, entry, parts: &parts, secret: target.secret, span };
+    let mut ending = Ending {
+        books: &edge.books,
+        source: index,
+        tally: None,
+    };
+    let call = Call {
+        edge,
+        index,
+        entry,
+        parts: &parts,
+        secret: target.secret,
+        span,
+    };
     match call.accept(body).await {
         Ok((tally, response)) => {
             ending.tally = Some(tally);
@@ -74,8 +89,14 @@ impl<'a> Target<'a> {
     fn of(path: &'a str) -> Option<Self> {
         let rest = path.strip_prefix("/webhooks/")?;
         Some(match rest.split_once('/') {
-            Some((source, secret)) => Self { source, secret: Some(secret) },
-            None => Self { source: rest, secret: None },
+            Some((source, secret)) => Self {
+                source,
+                secret: Some(secret),
+            },
+            None => Self {
+                source: rest,
+                secret: None,
+            },
         })
     }
 }
@@ -101,8 +122,13 @@ struct Ending<'a> {
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        let unfinished = if std::thread::panicking() { Tally::Internal } else { Tally::Abandoned };
-        self.books.add(Some(self.source), self.tally.unwrap_or(unfinished));
+        let unfinished = if std::thread::panicking() {
+            Tally::Internal
+        } else {
+            Tally::Abandoned
+        };
+        self.books
+            .add(Some(self.source), self.tally.unwrap_or(unfinished));
     }
 }
 
@@ -126,9 +152,15 @@ impl Call<'_> {
         };
         let body = match read_body(body, edge.body_bytes_max, edge.body_timeouts).await {
             Ok(body) => body,
-            Err(BodyError::TooLarge { .. }) => return Refused::because(Tally::TooLarge, Problem::TooLarge),
-            Err(BodyError::TooSlow { .. }) => return Refused::because(Tally::TooSlow, Problem::TooSlow),
-            Err(BodyError::Broken { .. }) => return Refused::because(Tally::Abandoned, Problem::BodyBroken),
+            Err(BodyError::TooLarge { .. }) => {
+                return Refused::because(Tally::TooLarge, Problem::TooLarge);
+            }
+            Err(BodyError::TooSlow { .. }) => {
+                return Refused::because(Tally::TooSlow, Problem::TooSlow);
+            }
+            Err(BodyError::Broken { .. }) => {
+                return Refused::because(Tally::Abandoned, Problem::BodyBroken);
+            }
         };
         let receive_time = edge.clock.now();
         let mut delivery = self.decode(method, &body, receive_time)?;
@@ -147,7 +179,9 @@ impl Call<'_> {
             Err(AppendError::Stuck | AppendError::Poisoned(_)) => {
                 return Refused::because(Tally::Storage, Problem::Storage);
             }
-            Err(AppendError::Closed) => return Refused::because(Tally::Stopping, Problem::Stopping),
+            Err(AppendError::Closed) => {
+                return Refused::because(Tally::Stopping, Problem::Stopping);
+            }
             Err(error @ AppendError::TooLarge { .. }) => {
                 tracing::error!(delivery.id = %delivery.id, error = %error, "a record is larger than the spool was configured for");
                 return Refused::because(Tally::Internal, Problem::Internal);
@@ -168,9 +202,15 @@ impl Call<'_> {
         if self.secret.is_some() && !self.entry.source.expects_url_secret() {
             return Refused::because(Tally::NotFound, Problem::NotFound);
         }
-        let method = method_from_http(&self.parts.method).filter(|method| self.entry.source.methods().contains(method));
+        let method = method_from_http(&self.parts.method)
+            .filter(|method| self.entry.source.methods().contains(method));
         let Some(method) = method else {
-            return Refused::because(Tally::Method, Problem::MethodNotAllowed { allow: self.entry.allow.clone() });
+            return Refused::because(
+                Tally::Method,
+                Problem::MethodNotAllowed {
+                    allow: self.entry.allow.clone(),
+                },
+            );
         };
         if self.edge.shutdown.is_stopping() {
             return Refused::because(Tally::Stopping, Problem::Stopping);
@@ -186,14 +226,23 @@ impl Call<'_> {
 
     /// Checks the credential and decodes. The delivery's body is left empty; the bytes go to the record as
     /// they are.
-    fn decode(&self, method: Method, body: &[u8], receive_time: Timestamp) -> Result<Delivery, Refused> {
+    fn decode(
+        &self,
+        method: Method,
+        body: &[u8],
+        receive_time: Timestamp,
+    ) -> Result<Delivery, Refused> {
         let source = &self.entry.source;
         let url_secret = self
             .secret
             .map(|secret| percent_encoding::percent_decode_str(secret).decode_utf8())
             .transpose()
             .map_err(|_| Refused::Credential(RefusalCause::MalformedCredential))?;
-        let path_and_query = self.parts.uri.path_and_query().map_or("/", |text| text.as_str());
+        let path_and_query = self
+            .parts
+            .uri
+            .path_and_query()
+            .map_or("/", |text| text.as_str());
         let request = pass_sources::Request {
             method: &self.parts.method,
             path_and_query,
@@ -203,9 +252,13 @@ impl Call<'_> {
             peer: peer(self.parts),
             receive_time,
         };
-        let verified: Verified<'_> = source.verify(request).map_err(|refusal| Refused::Credential(refusal.cause))?;
+        let verified: Verified<'_> = source
+            .verify(request)
+            .map_err(|refusal| Refused::Credential(refusal.cause))?;
         let decoded = source.decode(&verified);
-        if let (Decoded::Undecodable(undecodable), UndecodablePolicy::Reject) = (&decoded, source.undecodable()) {
+        if let (Decoded::Undecodable(undecodable), UndecodablePolicy::Reject) =
+            (&decoded, source.undecodable())
+        {
             let problem = match undecodable.reason {
                 UndecodableReason::NotJson => Problem::NotJson,
                 reason => Problem::Undecodable(reason),
@@ -235,7 +288,8 @@ impl Call<'_> {
             // Facts repeat parts of the body, in theory without end. The bytes are what must not be lost.
             delivery.decoded = Decoded::Undecodable(Undecodable {
                 reason: UndecodableReason::FieldInvalid,
-                detail: "the facts of this delivery take more room than one message may have".to_owned(),
+                detail: "the facts of this delivery take more room than one message may have"
+                    .to_owned(),
             });
             wire = delivery_to_wire(delivery);
         }
@@ -250,12 +304,17 @@ impl Call<'_> {
         let traceparent = match self.span {
             Some(span) => telemetry::current_traceparent(span),
             // Without traces of our own the sender's context is handed on, if it is one.
-            None => text("traceparent").and_then(|parent| telemetry::inject(&telemetry::extract(parent, None))),
+            None => text("traceparent")
+                .and_then(|parent| telemetry::inject(&telemetry::extract(parent, None))),
         };
         match traceparent {
             Some(traceparent) => {
-                let tracestate = text("tracestate").filter(|state| state.len() <= 512 && text("traceparent").is_some());
-                TraceContext { traceparent, tracestate: tracestate.unwrap_or_default().to_owned() }
+                let tracestate = text("tracestate")
+                    .filter(|state| state.len() <= 512 && text("traceparent").is_some());
+                TraceContext {
+                    traceparent,
+                    tracestate: tracestate.unwrap_or_default().to_owned(),
+                }
             }
             None => TraceContext::default(),
         }
@@ -279,7 +338,10 @@ fn http_body_hint(body: &Body) -> Option<u64> {
 
 /// True unless the body is compressed.
 fn is_plain(headers: &HeaderMap) -> bool {
-    headers.get_all(header::CONTENT_ENCODING).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"))
+    headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .all(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// True for `application/json`, any `+json`, and no word about it.
@@ -287,15 +349,22 @@ fn is_json(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
     let (first, second) = (values.next(), values.next());
     let Some(value) = first else { return true };
-    let Ok(text) = value.to_str() else { return false };
+    let Ok(text) = value.to_str() else {
+        return false;
+    };
     let essence = text.split(';').next().unwrap_or_default().trim().as_bytes();
-    let ends_in_json = essence.len() > 5 && essence.contains(&b'/') && essence[essence.len() - 5..].eq_ignore_ascii_case(b"+json");
+    let ends_in_json = essence.len() > 5
+        && essence.contains(&b'/')
+        && essence[essence.len() - 5..].eq_ignore_ascii_case(b"+json");
     second.is_none() && (essence.eq_ignore_ascii_case(b"application/json") || ends_in_json)
 }
 
 fn peer(parts: &Parts) -> IpAddr {
     // The listener always sets it; the unspecified address is on no allow-list.
-    parts.extensions.get::<PeerAddr>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip())
+    parts
+        .extensions
+        .get::<PeerAddr>()
+        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip())
 }
 
 fn delivery_id(receive_time: Timestamp) -> DeliveryId {
@@ -314,7 +383,9 @@ fn accepted(delivery: &Delivery, outcome: Option<Outcome>) -> Response<Body> {
     };
     let (status, reason) = match (outcome, own_reason) {
         (_, Some(reason)) => ("quarantined", Some(reason)),
-        (Some(Outcome::Quarantined), None) => ("quarantined", Some(UndecodableReason::StoreRefused)),
+        (Some(Outcome::Quarantined), None) => {
+            ("quarantined", Some(UndecodableReason::StoreRefused))
+        }
         (Some(Outcome::Applied | Outcome::Control), None) => ("applied", None),
         (Some(Outcome::Duplicate), None) => ("duplicate", None),
         (None, None) => ("stored", None),
@@ -322,7 +393,11 @@ fn accepted(delivery: &Delivery, outcome: Option<Outcome>) -> Response<Body> {
     // Ids and words of ours: nothing in it needs escaping.
     let mut body = String::with_capacity(96 + 39 * facts.len());
     let written = (|| {
-        write!(body, r#"{{"delivery":"{}","status":"{status}","events":["#, delivery.id)?;
+        write!(
+            body,
+            r#"{{"delivery":"{}","status":"{status}","events":["#,
+            delivery.id
+        )?;
         for (index, fact) in facts.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
             write!(body, r#"{comma}"{}""#, fact.id)?;
@@ -336,6 +411,9 @@ fn accepted(delivery: &Delivery, outcome: Option<Outcome>) -> Response<Body> {
     })();
     written.expect("writing to a string cannot fail");
     let mut response = Response::new(Body::from(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }

@@ -44,7 +44,10 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
-    #[expect(clippy::too_many_arguments, reason = "the one place where the parts of the edge come together")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the one place where the parts of the edge come together"
+    )]
     pub(crate) fn new(
         http: &Http,
         ack: &Ack,
@@ -63,7 +66,10 @@ impl Edge {
             clock,
             books,
             waiters,
-            in_flight: Arc::new(InFlight::new(http.requests_in_flight_max, http.bytes_in_flight_max.as_usize())),
+            in_flight: Arc::new(InFlight::new(
+                http.requests_in_flight_max,
+                http.bytes_in_flight_max.as_usize(),
+            )),
             body_bytes_max,
             record_bytes_max: record_bytes_max(body_bytes_max),
             body_timeouts: http.limits.body,
@@ -121,7 +127,9 @@ async fn answer(edge: &Edge, request: Request) -> Response<Body> {
     if let Some(traceparent) = header("traceparent") {
         telemetry::set_parent(&span, telemetry::extract(traceparent, header("tracestate")));
     }
-    let response = receive::receive(edge, request, Some(&span)).instrument(span.clone()).await;
+    let response = receive::receive(edge, request, Some(&span))
+        .instrument(span.clone())
+        .await;
     span.record("http.response.status_code", response.status().as_u16());
     if response.status().is_server_error() {
         span.record("otel.status_code", "ERROR");

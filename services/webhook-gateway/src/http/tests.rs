@@ -43,11 +43,19 @@ impl Rig {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let spool = testing::open_spool(dir.path());
-        Self { _dir: Some(dir), ..Self::over(spool, &testing::http(), &testing::ack(), false) }
+        Self {
+            _dir: Some(dir),
+            ..Self::over(spool, &testing::http(), &testing::ack(), false)
+        }
     }
 
     fn stub(append: Result<Sequence, AppendError>) -> Self {
-        Self::over(Arc::new(StubSpool::new(append)), &testing::http(), &testing::ack(), false)
+        Self::over(
+            Arc::new(StubSpool::new(append)),
+            &testing::http(),
+            &testing::ack(),
+            false,
+        )
     }
 
     fn over(spool: Arc<dyn Spool>, http: &Http, ack: &Ack, traced: bool) -> Self {
@@ -66,7 +74,15 @@ impl Rig {
             traced,
             shutdown.clone(),
         );
-        Self { router: router(Arc::new(edge)), spool, books, waiters, clock, shutdown, _dir: None }
+        Self {
+            router: router(Arc::new(edge)),
+            spool,
+            books,
+            waiters,
+            clock,
+            shutdown,
+            _dir: None,
+        }
     }
 
     async fn ask(&self, request: Request<Body>) -> Answer {
@@ -78,7 +94,10 @@ impl Rig {
             return Vec::new();
         }
         let leased = self.spool.lease(1_000, 1 << 20).await.unwrap();
-        leased.into_iter().map(|leased| record::decode(leased.record).unwrap()).collect()
+        leased
+            .into_iter()
+            .map(|leased| record::decode(leased.record).unwrap())
+            .collect()
     }
 }
 
@@ -92,13 +111,20 @@ impl Answer {
     async fn of(response: Response<Body>) -> Self {
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
-        Self { status: parts.status, headers: parts.headers, body: serde_json::from_slice(&bytes).unwrap() }
+        Self {
+            status: parts.status,
+            headers: parts.headers,
+            body: serde_json::from_slice(&bytes).unwrap(),
+        }
     }
 
     #[track_caller]
     fn is_problem(&self, status: u16, slug: &str) {
         assert_eq!(self.status.as_u16(), status, "{}", self.body);
-        assert_eq!(self.body["type"], format!("https://passline.dev/problems/{slug}"));
+        assert_eq!(
+            self.body["type"],
+            format!("https://passline.dev/problems/{slug}")
+        );
         assert_eq!(self.headers["content-type"], "application/problem+json");
     }
 }
@@ -112,7 +138,9 @@ fn request(method: Method, path: &str, body: impl Into<Body>) -> Request<Body> {
         .header("content-type", "application/json")
         .body(body.into())
         .unwrap();
-    request.extensions_mut().insert(PeerAddr(SocketAddr::from(([127, 0, 0, 1], 9))));
+    request
+        .extensions_mut()
+        .insert(PeerAddr(SocketAddr::from(([127, 0, 0, 1], 9))));
     request
 }
 
@@ -128,7 +156,9 @@ fn event(pass: &str) -> String {
 async fn an_authentic_delivery_is_stored_before_it_is_answered() {
     let rig = Rig::new();
     let body = event("p-1");
-    let answer = rig.ask(post("/webhooks/plain?token=canary-query", body.clone())).await;
+    let answer = rig
+        .ask(post("/webhooks/plain?token=canary-query", body.clone()))
+        .await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.headers["content-type"], "application/json");
     assert_eq!(answer.body["status"], "stored");
@@ -142,25 +172,53 @@ async fn an_authentic_delivery_is_stored_before_it_is_answered() {
     assert_eq!(answer.body["delivery"], id);
     // Version 7, of the clock that was passed in.
     assert_eq!(&id[16..17], "7");
-    assert_eq!(u64::from_str_radix(&id[4..16], 16).unwrap(), 1_772_323_200_000);
+    assert_eq!(
+        u64::from_str_radix(&id[4..16], 16).unwrap(),
+        1_772_323_200_000
+    );
     assert_eq!(delivery.body, body.as_bytes());
-    assert_eq!((delivery.source.as_str(), delivery.vendor.as_str(), delivery.method.as_str()), ("plain", "standard", "POST"));
+    assert_eq!(
+        (
+            delivery.source.as_str(),
+            delivery.vendor.as_str(),
+            delivery.method.as_str()
+        ),
+        ("plain", "standard", "POST")
+    );
     assert_eq!(delivery.auth.as_ref().unwrap().key_id, "k1");
     assert_eq!(delivery.trace, None);
-    let Some(v1::ingest_delivery::Decoded::Facts(facts)) = &delivery.decoded else { panic!("{delivery:?}") };
-    let event = pass_domain::ids::EventId::from_bytes(facts.facts[0].id.as_slice().try_into().unwrap()).to_string();
+    let Some(v1::ingest_delivery::Decoded::Facts(facts)) = &delivery.decoded else {
+        panic!("{delivery:?}")
+    };
+    let event =
+        pass_domain::ids::EventId::from_bytes(facts.facts[0].id.as_slice().try_into().unwrap())
+            .to_string();
     assert_eq!(answer.body["events"], serde_json::json!([event]));
 
     let page = &rig.books.snapshot()[0];
-    assert_eq!((page.accepted(), page.facts, page.get(Tally::Stored)), (1, 1, 1));
+    assert_eq!(
+        (page.accepted(), page.facts, page.get(Tally::Stored)),
+        (1, 1, 1)
+    );
 }
 
 #[tokio::test]
 async fn credentials_never_reach_the_spool() {
     let rig = Rig::new();
-    let secret = percent_encoding::utf8_percent_encode(SECRET, percent_encoding::NON_ALPHANUMERIC).to_string();
-    assert_eq!(rig.ask(post("/webhooks/plain?token=canary-query", event("p"))).await.status, 200);
-    assert_eq!(rig.ask(post(&format!("/webhooks/url/{secret}"), event("p"))).await.status, 200);
+    let secret = percent_encoding::utf8_percent_encode(SECRET, percent_encoding::NON_ALPHANUMERIC)
+        .to_string();
+    assert_eq!(
+        rig.ask(post("/webhooks/plain?token=canary-query", event("p")))
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        rig.ask(post(&format!("/webhooks/url/{secret}"), event("p")))
+            .await
+            .status,
+        200
+    );
     for leased in rig.spool.lease(10, 1 << 20).await.unwrap() {
         let text = String::from_utf8_lossy(&leased.record).into_owned();
         assert!(!text.contains("canary"), "{text}");
@@ -171,9 +229,18 @@ async fn credentials_never_reach_the_spool() {
 async fn what_cannot_be_decoded_is_stored_and_says_why() {
     let rig = Rig::new();
     let answer = rig.ask(post("/webhooks/plain", "not json")).await;
-    assert_eq!((answer.status.as_u16(), &answer.body["status"], &answer.body["reason"]), (200, &"quarantined".into(), &"NOT_JSON".into()));
+    assert_eq!(
+        (
+            answer.status.as_u16(),
+            &answer.body["status"],
+            &answer.body["reason"]
+        ),
+        (200, &"quarantined".into(), &"NOT_JSON".into())
+    );
     assert_eq!(answer.body["events"], serde_json::json!([]));
-    let answer = rig.ask(post("/webhooks/plain", r#"{"kind":"EXPLODED","pass":"p"}"#)).await;
+    let answer = rig
+        .ask(post("/webhooks/plain", r#"{"kind":"EXPLODED","pass":"p"}"#))
+        .await;
     assert_eq!(answer.body["reason"], "KIND_UNKNOWN");
     assert_eq!(rig.stored().await.len(), 2);
     assert_eq!(rig.books.total(Tally::Quarantined), 2);
@@ -182,8 +249,15 @@ async fn what_cannot_be_decoded_is_stored_and_says_why() {
 #[tokio::test]
 async fn a_source_that_rejects_stores_nothing() {
     let rig = Rig::new();
-    rig.ask(post("/webhooks/strict", "not json")).await.is_problem(400, "not-json");
-    let answer = rig.ask(post("/webhooks/strict", r#"{"kind":"EXPLODED","pass":"p"}"#)).await;
+    rig.ask(post("/webhooks/strict", "not json"))
+        .await
+        .is_problem(400, "not-json");
+    let answer = rig
+        .ask(post(
+            "/webhooks/strict",
+            r#"{"kind":"EXPLODED","pass":"p"}"#,
+        ))
+        .await;
     answer.is_problem(422, "undecodable");
     assert_eq!(answer.body["reason"], "KIND_UNKNOWN");
     assert_eq!(rig.spool.status().last_durable, Sequence(0));
@@ -197,7 +271,11 @@ async fn every_failing_credential_gets_the_same_words_and_stores_nothing() {
     for (path, key, body) in [
         ("/webhooks/plain", None, "{}"),
         ("/webhooks/plain", Some("canary-wrong-key-0123456789"), "{}"),
-        ("/webhooks/plain", Some("canary-wrong-key-0123456789"), "not json"),
+        (
+            "/webhooks/plain",
+            Some("canary-wrong-key-0123456789"),
+            "not json",
+        ),
         ("/webhooks/url", Some(SECRET), "{}"),
         ("/webhooks/url/canary-wrong", Some(SECRET), "{}"),
         ("/webhooks/url/%ff%fe", Some(SECRET), "{}"),
@@ -205,7 +283,9 @@ async fn every_failing_credential_gets_the_same_words_and_stores_nothing() {
         let mut request = post(path, body);
         request.headers_mut().remove("authorization");
         if let Some(key) = key {
-            request.headers_mut().insert("authorization", key.parse().unwrap());
+            request
+                .headers_mut()
+                .insert("authorization", key.parse().unwrap());
         }
         let answer = rig.ask(request).await;
         answer.is_problem(401, "unauthorized");
@@ -215,15 +295,31 @@ async fn every_failing_credential_gets_the_same_words_and_stores_nothing() {
     assert_eq!(texts.len(), 1);
     assert!(!texts.first().unwrap().contains("canary"));
     assert_eq!(rig.spool.status().last_durable, Sequence(0));
-    let total: u64 = RefusalCause::ALL.into_iter().map(|cause| rig.books.total(Tally::Refused(cause))).sum();
+    let total: u64 = RefusalCause::ALL
+        .into_iter()
+        .map(|cause| rig.books.total(Tally::Refused(cause)))
+        .sum();
     assert_eq!(total, 6);
-    assert_eq!(rig.books.total(Tally::Refused(RefusalCause::MissingCredential)), 2);
+    assert_eq!(
+        rig.books
+            .total(Tally::Refused(RefusalCause::MissingCredential)),
+        2
+    );
 }
 
 #[tokio::test]
 async fn what_is_not_a_source_is_not_found() {
     let rig = Rig::new();
-    for path in ["/", "/webhooks", "/webhooks/", "/webhooks/absent", "/webhooks/plain/", "/webhooks/plain/secret", "/webhooks/url/a/b", "/Webhooks/plain"] {
+    for path in [
+        "/",
+        "/webhooks",
+        "/webhooks/",
+        "/webhooks/absent",
+        "/webhooks/plain/",
+        "/webhooks/plain/secret",
+        "/webhooks/url/a/b",
+        "/Webhooks/plain",
+    ] {
         rig.ask(post(path, "{}")).await.is_problem(404, "not-found");
     }
     assert_eq!(rig.books.total(Tally::NotFound), 8);
@@ -242,9 +338,19 @@ async fn a_method_that_the_vendor_does_not_use_is_told_those_it_does() {
         assert_eq!(answer.headers["allow"], allow);
     }
     for method in [Method::POST, Method::PUT, Method::DELETE] {
-        assert_eq!(rig.ask(request(method, "/webhooks/kit", "{}")).await.status, 200);
+        assert_eq!(
+            rig.ask(request(method, "/webhooks/kit", "{}")).await.status,
+            200
+        );
     }
-    assert_eq!(rig.stored().await.iter().map(|delivery| delivery.method.as_str()).collect::<Vec<_>>(), ["POST", "PUT", "DELETE"]);
+    assert_eq!(
+        rig.stored()
+            .await
+            .iter()
+            .map(|delivery| delivery.method.as_str())
+            .collect::<Vec<_>>(),
+        ["POST", "PUT", "DELETE"]
+    );
 }
 
 #[tokio::test]
@@ -254,7 +360,11 @@ async fn only_plain_json_is_taken() {
         ("content-encoding", "gzip", "content-encoding"),
         ("content-encoding", "identity, br", "content-encoding"),
         ("content-type", "text/plain", "media-type"),
-        ("content-type", "application/x-www-form-urlencoded", "media-type"),
+        (
+            "content-type",
+            "application/x-www-form-urlencoded",
+            "media-type",
+        ),
         ("content-type", "+json", "media-type"),
         ("content-type", "application/jsonp", "media-type"),
     ] {
@@ -263,7 +373,9 @@ async fn only_plain_json_is_taken() {
         rig.ask(request).await.is_problem(415, slug);
     }
     let mut twice = post("/webhooks/plain", event("p"));
-    twice.headers_mut().append("content-type", "text/plain".parse().unwrap());
+    twice
+        .headers_mut()
+        .append("content-type", "text/plain".parse().unwrap());
     rig.ask(twice).await.is_problem(415, "media-type");
     for (name, value) in [
         ("content-encoding", "Identity"),
@@ -283,9 +395,14 @@ async fn only_plain_json_is_taken() {
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused_declared_or_streamed() {
     let rig = Rig::new();
-    rig.ask(post("/webhooks/plain", vec![b' '; BODY_BYTES_MAX + 1])).await.is_problem(413, "body-too-large");
-    let streamed = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b' '; 512]))).take(5);
-    rig.ask(post("/webhooks/plain", Body::from_stream(streamed))).await.is_problem(413, "body-too-large");
+    rig.ask(post("/webhooks/plain", vec![b' '; BODY_BYTES_MAX + 1]))
+        .await
+        .is_problem(413, "body-too-large");
+    let streamed =
+        stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b' '; 512]))).take(5);
+    rig.ask(post("/webhooks/plain", Body::from_stream(streamed)))
+        .await
+        .is_problem(413, "body-too-large");
     let mut full = event("p").into_bytes();
     full.resize(BODY_BYTES_MAX, b' ');
     assert_eq!(rig.ask(post("/webhooks/plain", full)).await.status, 200);
@@ -296,12 +413,30 @@ async fn a_body_over_the_limit_is_refused_declared_or_streamed() {
 async fn a_body_that_stalls_or_breaks_off_is_given_up() {
     let mut http = testing::http();
     http.limits.body.total = service_kit::config::Duration::from_millis(50);
-    let rig = Rig::over(Arc::new(StubSpool::new(Ok(Sequence(1)))), &http, &testing::ack(), false);
+    let rig = Rig::over(
+        Arc::new(StubSpool::new(Ok(Sequence(1)))),
+        &http,
+        &testing::ack(),
+        false,
+    );
     let stalled = stream::pending::<Result<Bytes, Infallible>>();
-    rig.ask(post("/webhooks/plain", Body::from_stream(stalled))).await.is_problem(408, "body-too-slow");
-    let broken = stream::iter([Ok(Bytes::from_static(b"{")), Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset))]);
-    rig.ask(post("/webhooks/plain", Body::from_stream(broken))).await.is_problem(400, "body-broken");
-    assert_eq!((rig.books.total(Tally::TooSlow), rig.books.total(Tally::Abandoned)), (1, 1));
+    rig.ask(post("/webhooks/plain", Body::from_stream(stalled)))
+        .await
+        .is_problem(408, "body-too-slow");
+    let broken = stream::iter([
+        Ok(Bytes::from_static(b"{")),
+        Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset)),
+    ]);
+    rig.ask(post("/webhooks/plain", Body::from_stream(broken)))
+        .await
+        .is_problem(400, "body-broken");
+    assert_eq!(
+        (
+            rig.books.total(Tally::TooSlow),
+            rig.books.total(Tally::Abandoned)
+        ),
+        (1, 1)
+    );
 }
 
 #[tokio::test]
@@ -309,7 +444,12 @@ async fn a_spool_that_cannot_store_answers_503_with_a_time_to_retry() {
     for (error, slug, seconds, tally) in [
         (AppendError::Full, "spool-full", "30", Tally::Full),
         (AppendError::Stuck, "storage", "5", Tally::Storage),
-        (AppendError::Poisoned("EIO".into()), "storage", "5", Tally::Storage),
+        (
+            AppendError::Poisoned("EIO".into()),
+            "storage",
+            "5",
+            Tally::Storage,
+        ),
         (AppendError::Closed, "stopping", "5", Tally::Stopping),
     ] {
         let rig = Rig::stub(Err(error));
@@ -319,8 +459,13 @@ async fn a_spool_that_cannot_store_answers_503_with_a_time_to_retry() {
         assert_eq!(rig.books.total(tally), 1);
         assert_eq!(rig.books.total(Tally::Stored), 0);
     }
-    let rig = Rig::stub(Err(AppendError::TooLarge { bytes: 2, bytes_max: 1 }));
-    rig.ask(post("/webhooks/plain", event("p"))).await.is_problem(500, "internal");
+    let rig = Rig::stub(Err(AppendError::TooLarge {
+        bytes: 2,
+        bytes_max: 1,
+    }));
+    rig.ask(post("/webhooks/plain", event("p")))
+        .await
+        .is_problem(500, "internal");
 }
 
 /// Fills a real spool until it pushes back, settles, and sees it accept again by itself.
@@ -329,7 +474,12 @@ async fn a_full_spool_pushes_back_and_takes_again_once_it_drains() {
     let rig = Rig::new();
     let mut accepted = 0_u64;
     let answer = loop {
-        let answer = rig.ask(post("/webhooks/plain", event(&format!("p-{accepted}-{}", "x".repeat(200))))).await;
+        let answer = rig
+            .ask(post(
+                "/webhooks/plain",
+                event(&format!("p-{accepted}-{}", "x".repeat(200))),
+            ))
+            .await;
         if answer.status != 200 {
             break answer;
         }
@@ -343,7 +493,11 @@ async fn a_full_spool_pushes_back_and_takes_again_once_it_drains() {
     rig.spool.settle(Sequence(accepted)).await.unwrap();
     let settled = test_kit::wait_for("room in the spool", testing::SOON, async || {
         let answer = rig.ask(post("/webhooks/plain", event("again"))).await;
-        if answer.status == 200 { Ok(()) } else { Err(answer.body.to_string()) }
+        if answer.status == 200 {
+            Ok(())
+        } else {
+            Err(answer.body.to_string())
+        }
     });
     settled.await.unwrap();
 }
@@ -352,15 +506,23 @@ async fn a_full_spool_pushes_back_and_takes_again_once_it_drains() {
 async fn a_gateway_that_stops_refuses_and_one_that_drains_does_not() {
     let rig = Rig::stub(Ok(Sequence(1)));
     rig.shutdown.advance(Phase::Draining);
-    assert_eq!(rig.ask(post("/webhooks/plain", event("p"))).await.status, 200);
+    assert_eq!(
+        rig.ask(post("/webhooks/plain", event("p"))).await.status,
+        200
+    );
     rig.shutdown.advance(Phase::Stopping);
-    rig.ask(post("/webhooks/plain", event("p"))).await.is_problem(503, "stopping");
+    rig.ask(post("/webhooks/plain", event("p")))
+        .await
+        .is_problem(503, "stopping");
 }
 
 #[tokio::test]
 async fn over_the_limits_in_flight_callers_are_told_to_come_back() {
     let gated = || {
-        let spool = StubSpool { gate: Semaphore::new(0), ..StubSpool::new(Ok(Sequence(1))) };
+        let spool = StubSpool {
+            gate: Semaphore::new(0),
+            ..StubSpool::new(Ok(Sequence(1)))
+        };
         Arc::new(spool)
     };
     let mut by_count = testing::http();
@@ -369,7 +531,12 @@ async fn over_the_limits_in_flight_callers_are_told_to_come_back() {
     by_bytes.bytes_in_flight_max = by_bytes.body_bytes_max;
     for http in [by_count, by_bytes] {
         let spool = gated();
-        let rig = Rig::over(Arc::clone(&spool) as Arc<dyn Spool>, &http, &testing::ack(), false);
+        let rig = Rig::over(
+            Arc::clone(&spool) as Arc<dyn Spool>,
+            &http,
+            &testing::ack(),
+            false,
+        );
         // A body without a declared length counts as the largest.
         let body = Body::from_stream(stream::iter([Ok::<_, Infallible>(event("p"))]));
         let mut first = Box::pin(rig.ask(post("/webhooks/plain", body)));
@@ -380,33 +547,58 @@ async fn over_the_limits_in_flight_callers_are_told_to_come_back() {
         spool.gate.add_permits(1);
         assert_eq!(first.await.status, 200);
         spool.gate.add_permits(1);
-        assert_eq!(rig.ask(post("/webhooks/plain", event("q"))).await.status, 200);
+        assert_eq!(
+            rig.ask(post("/webhooks/plain", event("q"))).await.status,
+            200
+        );
     }
 }
 
 #[tokio::test]
 async fn a_sender_that_goes_away_is_counted_and_frees_its_place() {
-    let spool = Arc::new(StubSpool { gate: Semaphore::new(0), ..StubSpool::new(Ok(Sequence(1))) });
+    let spool = Arc::new(StubSpool {
+        gate: Semaphore::new(0),
+        ..StubSpool::new(Ok(Sequence(1)))
+    });
     let mut http = testing::http();
     http.requests_in_flight_max = 1;
-    let rig = Rig::over(Arc::clone(&spool) as Arc<dyn Spool>, &http, &testing::ack(), false);
+    let rig = Rig::over(
+        Arc::clone(&spool) as Arc<dyn Spool>,
+        &http,
+        &testing::ack(),
+        false,
+    );
     for _ in 0..3 {
         let mut gone = Box::pin(rig.ask(post("/webhooks/plain", event("p"))));
         assert!(gone.as_mut().now_or_never().is_none());
     }
     assert_eq!(rig.books.total(Tally::Abandoned), 3);
     spool.gate.add_permits(1);
-    assert_eq!(rig.ask(post("/webhooks/plain", event("p"))).await.status, 200);
+    assert_eq!(
+        rig.ask(post("/webhooks/plain", event("p"))).await.status,
+        200
+    );
 }
 
 #[tokio::test]
 async fn a_panic_is_answered_500_and_nothing_else_dies() {
     let rig = Rig::stub(Ok(Sequence(1)));
     rig.clock.set_seconds(-1);
-    rig.ask(post("/webhooks/plain", event("p"))).await.is_problem(500, "internal");
+    rig.ask(post("/webhooks/plain", event("p")))
+        .await
+        .is_problem(500, "internal");
     rig.clock.set_seconds(1);
-    assert_eq!(rig.ask(post("/webhooks/plain", event("p"))).await.status, 200);
-    assert_eq!((rig.books.total(Tally::Internal), rig.books.total(Tally::Stored)), (1, 1));
+    assert_eq!(
+        rig.ask(post("/webhooks/plain", event("p"))).await.status,
+        200
+    );
+    assert_eq!(
+        (
+            rig.books.total(Tally::Internal),
+            rig.books.total(Tally::Stored)
+        ),
+        (1, 1)
+    );
 }
 
 #[tokio::test]
@@ -421,7 +613,9 @@ async fn facts_that_outgrow_a_record_are_quarantined_with_their_bytes() {
     let spool: Arc<dyn Spool> = Arc::new(pass_spool::EmbeddedSpool::open(options).unwrap());
     let rig = Rig::over(Arc::clone(&spool), &http, &testing::ack(), false);
     // Thirty-two events that each say as much as they may.
-    let attributes: Vec<String> = (0..30).map(|n| format!(r#""a{n}":"{}""#, "é".repeat(500))).collect();
+    let attributes: Vec<String> = (0..30)
+        .map(|n| format!(r#""a{n}":"{}""#, "é".repeat(500)))
+        .collect();
     let events: Vec<String> = (0..32)
         .map(|n| format!(r#"{{"kind":"INSTALLED","pass":"p{n}","occur_time":"2026-02-28T12:00:00Z","attributes":{{{}}}}}"#, attributes.join(",")))
         .collect();
@@ -431,42 +625,75 @@ async fn facts_that_outgrow_a_record_are_quarantined_with_their_bytes() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     let stored = &rig.spool.lease(1, 4 << 20).await.unwrap()[0];
     assert!(stored.record.len() <= record::record_bytes_max(1 << 20));
-    assert_eq!(record::decode(stored.record.clone()).unwrap().body, body.as_bytes());
+    assert_eq!(
+        record::decode(stored.record.clone()).unwrap().body,
+        body.as_bytes()
+    );
 }
 
 #[tokio::test]
 async fn ack_applied_tells_what_pass_state_said_and_falls_back_to_stored() {
     let rig = Rig::new();
-    let ask = async |pass: &str| rig.ask(post("/webhooks/applied", event(pass))).await.body["status"].clone();
+    let ask = async |pass: &str| {
+        rig.ask(post("/webhooks/applied", event(pass))).await.body["status"].clone()
+    };
     // Away: at once.
     assert_eq!(ask("p").await, "stored");
     rig.waiters.connected(Some(1));
-    for (sequence, outcome, status) in
-        [(2, Outcome::Applied, "applied"), (3, Outcome::Duplicate, "duplicate"), (4, Outcome::Quarantined, "quarantined"), (5, Outcome::Control, "applied")]
-    {
+    for (sequence, outcome, status) in [
+        (2, Outcome::Applied, "applied"),
+        (3, Outcome::Duplicate, "duplicate"),
+        (4, Outcome::Quarantined, "quarantined"),
+        (5, Outcome::Control, "applied"),
+    ] {
         let (told, ()) = tokio::join!(ask("p"), async {
-            test_kit::wait_for("the request to wait", testing::SOON, async || if rig.waiters.waiting() == 1 { Ok(()) } else { Err("no") }).await.unwrap();
-            rig.waiters.committed(sequence, [(sequence, outcome)].into_iter());
+            test_kit::wait_for("the request to wait", testing::SOON, async || {
+                if rig.waiters.waiting() == 1 {
+                    Ok(())
+                } else {
+                    Err("no")
+                }
+            })
+            .await
+            .unwrap();
+            rig.waiters
+                .committed(sequence, [(sequence, outcome)].into_iter());
         });
         assert_eq!(told, status);
     }
     // A source that does not ask for it does not wait.
-    assert_eq!(rig.ask(post("/webhooks/plain", event("p"))).await.body["status"], "stored");
+    assert_eq!(
+        rig.ask(post("/webhooks/plain", event("p"))).await.body["status"],
+        "stored"
+    );
 }
 
 #[tokio::test]
 async fn ack_applied_gives_up_at_its_deadline_and_over_its_cap() {
-    let ack = Ack { timeout: service_kit::config::Duration::from_millis(200), waiters_max: 1, ..testing::ack() };
+    let ack = Ack {
+        timeout: service_kit::config::Duration::from_millis(200),
+        waiters_max: 1,
+        ..testing::ack()
+    };
     let spool: Arc<dyn Spool> = Arc::new(StubSpool::new(Ok(Sequence(1))));
     let rig = Rig::over(spool, &testing::http(), &ack, false);
     rig.waiters.connected(Some(0));
     let began = tokio::time::Instant::now();
     let mut late = Box::pin(rig.ask(post("/webhooks/applied", event("p"))));
     assert!(late.as_mut().now_or_never().is_none());
-    assert_eq!(rig.ask(post("/webhooks/applied", event("q"))).await.body["status"], "stored");
-    assert!(began.elapsed() < Duration::from_millis(150), "over the cap nobody waits");
+    assert_eq!(
+        rig.ask(post("/webhooks/applied", event("q"))).await.body["status"],
+        "stored"
+    );
+    assert!(
+        began.elapsed() < Duration::from_millis(150),
+        "over the cap nobody waits"
+    );
     let answer = late.await;
-    assert_eq!((answer.status.as_u16(), &answer.body["status"]), (200, &"stored".into()));
+    assert_eq!(
+        (answer.status.as_u16(), &answer.body["status"]),
+        (200, &"stored".into())
+    );
     assert!(began.elapsed() >= Duration::from_millis(200));
     assert_eq!(rig.waiters.waiting(), 0);
 }
@@ -477,26 +704,54 @@ const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 async fn a_traced_delivery_continues_the_senders_trace() {
     use tracing_subscriber::layer::SubscriberExt as _;
     let exporter = opentelemetry_sdk::trace::InMemorySpanExporter::default();
-    let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
-    let subscriber = tracing_subscriber::registry().with(service_kit::telemetry::tracing_layer(&provider));
+    let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder()
+        .with_simple_exporter(exporter.clone())
+        .build();
+    let subscriber =
+        tracing_subscriber::registry().with(service_kit::telemetry::tracing_layer(&provider));
     let _default = tracing::subscriber::set_default(subscriber);
     let dir = tempfile::tempdir().unwrap();
-    let rig = Rig::over(testing::open_spool(dir.path()), &testing::http(), &testing::ack(), true);
+    let rig = Rig::over(
+        testing::open_spool(dir.path()),
+        &testing::http(),
+        &testing::ack(),
+        true,
+    );
     let mut request = post(&format!("/webhooks/url/{SECRET}"), event("p"));
-    request.headers_mut().insert("traceparent", PARENT.parse().unwrap());
+    request
+        .headers_mut()
+        .insert("traceparent", PARENT.parse().unwrap());
     assert_eq!(rig.ask(request).await.status, 200);
 
     let spans = exporter.get_finished_spans().unwrap();
     assert_eq!(spans.len(), 1);
     assert_eq!(spans[0].name, "POST /webhooks/{source}");
     assert_eq!(spans[0].parent_span_id.to_string(), "b7ad6b7169203331");
-    assert!(!format!("{spans:?}").contains("canary"), "the secret is in the span");
-    let attribute = |key: &str| spans[0].attributes.iter().find(|kv| kv.key.as_str() == key).map(|kv| kv.value.to_string());
-    assert_eq!(attribute("http.response.status_code").as_deref(), Some("200"));
-    assert_eq!(attribute("http.route").as_deref(), Some("/webhooks/{source}"));
+    assert!(
+        !format!("{spans:?}").contains("canary"),
+        "the secret is in the span"
+    );
+    let attribute = |key: &str| {
+        spans[0]
+            .attributes
+            .iter()
+            .find(|kv| kv.key.as_str() == key)
+            .map(|kv| kv.value.to_string())
+    };
+    assert_eq!(
+        attribute("http.response.status_code").as_deref(),
+        Some("200")
+    );
+    assert_eq!(
+        attribute("http.route").as_deref(),
+        Some("/webhooks/{source}")
+    );
     assert_eq!(attribute("source.name").as_deref(), Some("url"));
     let trace = rig.stored().await[0].trace.clone().unwrap();
-    assert_eq!(trace.traceparent, format!("{}{}-01", &PARENT[..36], spans[0].span_context.span_id()));
+    assert_eq!(
+        trace.traceparent,
+        format!("{}{}-01", &PARENT[..36], spans[0].span_context.span_id())
+    );
 }
 
 #[tokio::test]
@@ -504,12 +759,19 @@ async fn without_traces_the_senders_context_is_handed_on_if_it_is_one() {
     let rig = Rig::new();
     for parent in [PARENT, "nonsense"] {
         let mut request = post("/webhooks/plain", event("p"));
-        request.headers_mut().insert("traceparent", parent.parse().unwrap());
-        request.headers_mut().insert("tracestate", "vendor=1".parse().unwrap());
+        request
+            .headers_mut()
+            .insert("traceparent", parent.parse().unwrap());
+        request
+            .headers_mut()
+            .insert("tracestate", "vendor=1".parse().unwrap());
         assert_eq!(rig.ask(request).await.status, 200);
     }
     let stored = rig.stored().await;
     let trace = stored[0].trace.clone().unwrap();
-    assert_eq!((trace.traceparent.as_str(), trace.tracestate.as_str()), (PARENT, "vendor=1"));
+    assert_eq!(
+        (trace.traceparent.as_str(), trace.tracestate.as_str()),
+        (PARENT, "vendor=1")
+    );
     assert_eq!(stored[1].trace, None);
 }

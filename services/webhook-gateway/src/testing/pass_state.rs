@@ -38,16 +38,28 @@ impl PassState {
         let addr = listener.local_addr().unwrap();
         let (opened, streams) = mpsc::unbounded_channel();
         let serving = tokio::spawn(async move {
-            let service = IngestServiceServer::new(Service { opened }).max_decoding_message_size(8 << 20);
+            let service =
+                IngestServiceServer::new(Service { opened }).max_decoding_message_size(8 << 20);
             let incoming = TcpListenerStream::new(listener);
-            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming)
+                .await
+                .unwrap();
         });
-        Self { addr, streams, serving }
+        Self {
+            addr,
+            streams,
+            serving,
+        }
     }
 
     /// The next stream that a gateway opens.
     pub(crate) async fn stream(&mut self) -> Stream {
-        timeout(SOON, self.streams.recv()).await.expect("a gateway opens a stream").unwrap()
+        timeout(SOON, self.streams.recv())
+            .await
+            .expect("a gateway opens a stream")
+            .unwrap()
     }
 
     /// The next stream, past its hello, with everything up to `committed` committed.
@@ -72,9 +84,15 @@ struct Service {
 impl IngestService for Service {
     type IngestStream = ReceiverStream<Result<v1::IngestResponse, Status>>;
 
-    async fn ingest(&self, request: Request<Streaming<v1::IngestRequest>>) -> Result<Response<Self::IngestStream>, Status> {
+    async fn ingest(
+        &self,
+        request: Request<Streaming<v1::IngestRequest>>,
+    ) -> Result<Response<Self::IngestStream>, Status> {
         let (outbox, messages) = mpsc::channel(64);
-        let _ = self.opened.send(Stream { inbox: request.into_inner(), outbox });
+        let _ = self.opened.send(Stream {
+            inbox: request.into_inner(),
+            outbox,
+        });
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 }
@@ -100,8 +118,14 @@ pub(crate) fn ready(committed: u64) -> v1::IngestReady {
 
 impl Stream {
     async fn receive(&mut self) -> Theirs {
-        let message = timeout(SOON, self.inbox.next()).await.expect("the gateway sends a message");
-        message.expect("the stream goes on").unwrap().message.unwrap()
+        let message = timeout(SOON, self.inbox.next())
+            .await
+            .expect("the gateway sends a message");
+        message
+            .expect("the stream goes on")
+            .unwrap()
+            .message
+            .unwrap()
     }
 
     pub(crate) async fn hello(&mut self) -> v1::IngestHello {
@@ -130,7 +154,11 @@ impl Stream {
         let (mut sequences, mut number) = (Vec::new(), 0);
         while sequences.len() < count {
             let batch = self.batch().await;
-            assert_eq!(batch.batch_number, number + 1, "batches are numbered without gaps");
+            assert_eq!(
+                batch.batch_number,
+                number + 1,
+                "batches are numbered without gaps"
+            );
             number = batch.batch_number;
             sequences.extend(batch.deliveries.iter().map(|delivery| delivery.sequence));
         }
@@ -145,7 +173,10 @@ impl Stream {
     /// True once the gateway has ended its side.
     pub(crate) async fn ended(&mut self) -> bool {
         loop {
-            match timeout(SOON, self.inbox.next()).await.expect("the gateway ends the stream") {
+            match timeout(SOON, self.inbox.next())
+                .await
+                .expect("the gateway ends the stream")
+            {
                 None | Some(Err(_)) => return true,
                 Some(Ok(_)) => {}
             }
@@ -153,18 +184,38 @@ impl Stream {
     }
 
     pub(crate) async fn send(&self, message: Ours) {
-        self.outbox.send(Ok(v1::IngestResponse { message: Some(message) })).await.unwrap();
+        self.outbox
+            .send(Ok(v1::IngestResponse {
+                message: Some(message),
+            }))
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn send_ready(&self, committed: u64) {
         self.send(Ours::Ready(ready(committed))).await;
     }
 
-    pub(crate) async fn commit(&self, batch_number: u64, sequences: impl IntoIterator<Item = u64>, outcome: Outcome) {
-        let outcomes: Vec<_> =
-            sequences.into_iter().map(|sequence| v1::IngestOutcome { sequence, outcome: outcome_to_wire(outcome) }).collect();
+    pub(crate) async fn commit(
+        &self,
+        batch_number: u64,
+        sequences: impl IntoIterator<Item = u64>,
+        outcome: Outcome,
+    ) {
+        let outcomes: Vec<_> = sequences
+            .into_iter()
+            .map(|sequence| v1::IngestOutcome {
+                sequence,
+                outcome: outcome_to_wire(outcome),
+            })
+            .collect();
         let committed_sequence = outcomes.last().unwrap().sequence;
-        self.send(Ours::Committed(v1::IngestCommitted { batch_number, committed_sequence, outcomes })).await;
+        self.send(Ours::Committed(v1::IngestCommitted {
+            batch_number,
+            committed_sequence,
+            outcomes,
+        }))
+        .await;
     }
 
     pub(crate) async fn fail(self, status: Status) {
