@@ -1,0 +1,473 @@
+//! The service's configuration: defaults in code, then a TOML file, then `PASS_STATE__GRPC__LISTEN=…`.
+//!
+//! `pass-state.example.toml` shows every key; a test keeps it equal to the defaults here.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use service_kit::config::{ByteSize, Duration, Faults, Validate};
+use service_kit::grpc::GrpcLimits;
+use service_kit::telemetry::TelemetryConfig;
+
+/// Prefix of the environment variables that set keys.
+pub const ENV_PREFIX: &str = "PASS_STATE";
+/// The service's name in logs, traces and `/version`.
+pub const SERVICE_NAME: &str = "pass-state";
+
+/// Configuration of one pass-state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Time between readiness off and refusing new connections at the end, up to 60 s. Default 1 s.
+    pub drain_delay: Duration,
+    /// Where gateways and clients connect.
+    pub grpc: GrpcConfig,
+    /// Health and version over HTTP.
+    pub admin: AdminConfig,
+    /// The database.
+    pub store: StoreConfig,
+    /// Streams from gateways.
+    pub ingest: IngestConfig,
+    /// The one writer.
+    pub writer: WriterConfig,
+    /// Streams to clients.
+    pub subscriptions: SubscriptionConfig,
+    /// Unary reads.
+    pub reads: ReadConfig,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            drain_delay: Duration::from_secs(1),
+            grpc: GrpcConfig::default(),
+            admin: AdminConfig::default(),
+            store: StoreConfig::default(),
+            ingest: IngestConfig::default(),
+            writer: WriterConfig::default(),
+            subscriptions: SubscriptionConfig::default(),
+            reads: ReadConfig::default(),
+            telemetry: TelemetryConfig {
+                service_name: SERVICE_NAME.to_owned(),
+                ..TelemetryConfig::default()
+            },
+        }
+    }
+}
+
+/// Where gateways and clients connect.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GrpcConfig {
+    /// Address and port. Default 127.0.0.1:50051; plaintext, so keep it on loopback or a private network.
+    pub listen: SocketAddr,
+    /// Whether clients may ask for the protos (reflection v1 and v1alpha). Default true.
+    pub reflection: bool,
+    /// Encoded bytes of one answer, 1 MiB to 64 MiB. Default 4 MiB, the most that clients take by default.
+    pub answer_bytes_max: ByteSize,
+    /// Limits of connections and calls.
+    pub limits: GrpcLimits,
+}
+
+impl Default for GrpcConfig {
+    fn default() -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], 50051).into(),
+            reflection: true,
+            answer_bytes_max: ByteSize::from_mib(4),
+            limits: GrpcLimits::default(),
+        }
+    }
+}
+
+impl Validate for GrpcConfig {
+    fn validate(&self, faults: &mut Faults) {
+        faults.in_range(
+            "answer_bytes_max",
+            self.answer_bytes_max,
+            ByteSize::from_mib(1)..=ByteSize::from_mib(64),
+        );
+        faults.part("limits", &self.limits);
+    }
+}
+
+/// Health and version over HTTP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AdminConfig {
+    /// Address and port. Default 127.0.0.1:8082.
+    pub listen: SocketAddr,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], 8082).into(),
+        }
+    }
+}
+
+/// Whether the service changes the schema by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Migrations {
+    /// At the start, under a lock.
+    #[default]
+    Auto,
+    /// Never; `pass-state migrate` does it, and the start fails until it was done.
+    Off,
+}
+
+/// The database.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreConfig {
+    /// The SQLite file, on a local file system. Default `pass-state/passline.db` under the data directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// `auto` or `off`. Default `auto`.
+    pub migrations: Migrations,
+}
+
+impl StoreConfig {
+    /// The database's file: the configured one, or the default one under `data_dir`.
+    #[must_use]
+    pub fn path(&self, data_dir: &Path) -> PathBuf {
+        self.path
+            .clone()
+            .unwrap_or_else(|| data_dir.join("pass-state").join("passline.db"))
+    }
+}
+
+/// Streams from gateways.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IngestConfig {
+    /// Largest body that a gateway may be configured to accept, 1 KiB to 8 MiB. Default 1 MiB. One message
+    /// may have twice that and 64 KiB more.
+    pub body_bytes_max: ByteSize,
+    /// Deliveries of one stream that may be unacknowledged, 1 to 65,536. Default 4,096.
+    pub window_deliveries: u32,
+    /// Bytes of deliveries of one stream that may be unacknowledged, 1 MiB to 256 MiB. Default 8 MiB.
+    pub window_bytes: ByteSize,
+    /// Streams open at once, 1 to 1,024. Default 64: with the window it bounds their memory.
+    pub streams_max: usize,
+    /// Age at which a stream is asked to reconnect, 1 s to 24 h, less up to a tenth. Default 30 min.
+    pub stream_age_max: Duration,
+    /// Time for a gateway's first message, 100 ms to 60 s. Default 10 s.
+    pub hello_timeout: Duration,
+    /// Time for a gateway to decode a delivery again, 10 ms to 60 s. Default 3 s: shorter than a call's.
+    pub redecode_timeout: Duration,
+}
+
+impl Default for IngestConfig {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: ByteSize::from_mib(1),
+            window_deliveries: 4_096,
+            window_bytes: ByteSize::from_mib(8),
+            streams_max: 64,
+            stream_age_max: Duration::from_mins(30),
+            hello_timeout: Duration::from_secs(10),
+            redecode_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+impl IngestConfig {
+    /// Most encoded bytes of one message on the stream.
+    #[must_use]
+    pub fn message_bytes_max(&self) -> usize {
+        message_bytes(self.body_bytes_max.as_usize())
+    }
+}
+
+/// Encoded bytes that a message must be allowed to have, so that a delivery with such a body always fits.
+#[must_use]
+pub fn message_bytes(body_bytes: usize) -> usize {
+    body_bytes.saturating_mul(2).saturating_add(64 << 10)
+}
+
+impl Validate for IngestConfig {
+    fn validate(&self, faults: &mut Faults) {
+        faults.in_range(
+            "body_bytes_max",
+            self.body_bytes_max,
+            ByteSize::from_kib(1)..=ByteSize::from_mib(8),
+        );
+        faults.in_range("window_deliveries", self.window_deliveries, 1..=65_536);
+        faults.in_range(
+            "window_bytes",
+            self.window_bytes,
+            ByteSize::from_mib(1)..=ByteSize::from_mib(256),
+        );
+        faults.in_range("streams_max", self.streams_max, 1..=1024);
+        faults.in_range(
+            "stream_age_max",
+            self.stream_age_max,
+            Duration::from_secs(1)..=Duration::from_hours(24),
+        );
+        faults.in_range(
+            "hello_timeout",
+            self.hello_timeout,
+            Duration::from_millis(100)..=Duration::from_secs(60),
+        );
+        faults.in_range(
+            "redecode_timeout",
+            self.redecode_timeout,
+            Duration::from_millis(10)..=Duration::from_secs(60),
+        );
+    }
+}
+
+/// The one writer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WriterConfig {
+    /// Deliveries in one transaction, 1 to 16,384. Default 1,024. Also the most in one batch of a gateway.
+    pub batch_deliveries_max: usize,
+    /// Bytes of deliveries in one transaction, 64 KiB to 64 MiB. Default 4 MiB.
+    pub batch_bytes_max: ByteSize,
+    /// Batches of gateways that wait for the writer, 1 to 4,096. Default 256; past it streams wait.
+    pub queue_max: usize,
+    /// Plants a bug: acknowledges before the commit.
+    #[cfg(feature = "planted-bugs")]
+    pub planted_ack_before_commit: bool,
+}
+
+impl Default for WriterConfig {
+    fn default() -> Self {
+        Self {
+            batch_deliveries_max: 1_024,
+            batch_bytes_max: ByteSize::from_mib(4),
+            queue_max: 256,
+            #[cfg(feature = "planted-bugs")]
+            planted_ack_before_commit: false,
+        }
+    }
+}
+
+impl Validate for WriterConfig {
+    fn validate(&self, faults: &mut Faults) {
+        faults.in_range(
+            "batch_deliveries_max",
+            self.batch_deliveries_max,
+            1..=16_384,
+        );
+        faults.in_range(
+            "batch_bytes_max",
+            self.batch_bytes_max,
+            ByteSize::from_kib(64)..=ByteSize::from_mib(64),
+        );
+        faults.in_range("queue_max", self.queue_max, 1..=4096);
+    }
+}
+
+/// Streams to clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SubscriptionConfig {
+    /// Subscribers at once, 1 to 65,536. Default 1,000.
+    pub subscribers_max: usize,
+    /// Newest events kept in memory for all live subscribers, 64 to 1,048,576. Default 16,384.
+    pub ring_events_max: usize,
+    /// Bytes of those events, 1 MiB to 1 GiB. Default 16 MiB.
+    pub ring_bytes_max: ByteSize,
+    /// Encoded bytes of one frame, 4 KiB to 1 MiB. Default 256 KiB. Two frames may wait for a client.
+    pub frame_bytes_max: ByteSize,
+    /// Events that are read at a time while a subscriber catches up, 16 to 8,192. Default 1,024.
+    pub page_events: u32,
+    /// Events that may be passed over while catching up before a bookmark tells of it, 1,000 to 1,000,000.
+    /// Default 10,000.
+    pub bookmark_events: u64,
+    /// Time without progress after which a subscriber is cut, 100 ms to 10 min. Default 30 s.
+    pub stall_timeout: Duration,
+    /// Age at which a stream is asked to reconnect, 1 s to 24 h, less up to a tenth. Default 30 min.
+    pub stream_age_max: Duration,
+    /// How often the log's end is looked up while it moves, 10 ms to 10 s. Default 250 ms. Commits of this
+    /// process are seen at once; this is for those of others.
+    pub poll_interval: Duration,
+    /// The same while it rests, 10 ms to 60 s. Default 1 s.
+    pub poll_interval_idle: Duration,
+}
+
+impl Default for SubscriptionConfig {
+    fn default() -> Self {
+        Self {
+            subscribers_max: 1_000,
+            ring_events_max: 16_384,
+            ring_bytes_max: ByteSize::from_mib(16),
+            frame_bytes_max: ByteSize::from_kib(256),
+            page_events: 1_024,
+            bookmark_events: 10_000,
+            stall_timeout: Duration::from_secs(30),
+            stream_age_max: Duration::from_mins(30),
+            poll_interval: Duration::from_millis(250),
+            poll_interval_idle: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Validate for SubscriptionConfig {
+    fn validate(&self, faults: &mut Faults) {
+        faults.in_range("subscribers_max", self.subscribers_max, 1..=65_536);
+        faults.in_range("ring_events_max", self.ring_events_max, 64..=1_048_576);
+        faults.in_range(
+            "ring_bytes_max",
+            self.ring_bytes_max,
+            ByteSize::from_mib(1)..=ByteSize::from_gib(1),
+        );
+        faults.in_range(
+            "frame_bytes_max",
+            self.frame_bytes_max,
+            ByteSize::from_kib(4)..=ByteSize::from_mib(1),
+        );
+        faults.in_range("page_events", self.page_events, 16..=8_192);
+        faults.in_range("bookmark_events", self.bookmark_events, 1_000..=1_000_000);
+        faults.in_range(
+            "stall_timeout",
+            self.stall_timeout,
+            Duration::from_millis(100)..=Duration::from_mins(10),
+        );
+        faults.in_range(
+            "stream_age_max",
+            self.stream_age_max,
+            Duration::from_secs(1)..=Duration::from_hours(24),
+        );
+        faults.in_range(
+            "poll_interval",
+            self.poll_interval,
+            Duration::from_millis(10)..=Duration::from_secs(10),
+        );
+        faults.in_range(
+            "poll_interval_idle",
+            self.poll_interval_idle,
+            Duration::from_millis(10)..=Duration::from_secs(60),
+        );
+    }
+}
+
+/// Unary reads. Their deadline is `grpc.limits.request_timeout`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReadConfig {
+    /// Rows that one list call may examine, 500 to 100,000. Default 5,000; a page gets short at it.
+    pub rows_examined_max: u32,
+    /// How long a read waits for its `min_cursor`, up to 10 s. Default 2 s.
+    pub min_cursor_wait: Duration,
+}
+
+impl Default for ReadConfig {
+    fn default() -> Self {
+        Self {
+            rows_examined_max: 5_000,
+            min_cursor_wait: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Validate for ReadConfig {
+    fn validate(&self, faults: &mut Faults) {
+        faults.in_range("rows_examined_max", self.rows_examined_max, 500..=100_000);
+        faults.in_range(
+            "min_cursor_wait",
+            self.min_cursor_wait,
+            Duration::from_millis(0)..=Duration::from_secs(10),
+        );
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self, faults: &mut Faults) {
+        faults.in_range(
+            "drain_delay",
+            self.drain_delay,
+            Duration::default()..=Duration::from_secs(60),
+        );
+        faults.part("grpc", &self.grpc);
+        faults.part("ingest", &self.ingest);
+        faults.part("writer", &self.writer);
+        faults.part("subscriptions", &self.subscriptions);
+        faults.part("reads", &self.reads);
+        faults.part("telemetry", &self.telemetry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use service_kit::config::{Sources, load};
+
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../pass-state.example.toml");
+
+    fn keys(value: &toml::Value, path: &str, found: &mut BTreeSet<String>) {
+        match value {
+            toml::Value::Table(table) => table
+                .iter()
+                .for_each(|(key, value)| keys(value, &format!("{path}.{key}"), found)),
+            _ => {
+                found.insert(path.to_owned());
+            }
+        }
+    }
+
+    #[test]
+    fn the_example_shows_every_key_with_its_default() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), EXAMPLE).unwrap();
+        let sources = Sources {
+            file: Some(file.path().to_owned()),
+            env_prefix: ENV_PREFIX,
+            ..Sources::default()
+        };
+        let loaded: Config = load(&sources).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(loaded, Config::default());
+
+        let (mut shown, mut known) = (BTreeSet::new(), BTreeSet::new());
+        keys(&toml::from_str(EXAMPLE).unwrap(), "", &mut shown);
+        let defaults = toml::Value::try_from(Config::default()).unwrap();
+        keys(&defaults, "", &mut known);
+        known.retain(|key| !key.contains("planted_"));
+        assert_eq!(shown, known);
+        for absent in ["# path =", "# otlp_endpoint ="] {
+            assert!(EXAMPLE.contains(absent), "{absent} has no default value");
+        }
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        let sources = Sources {
+            env_prefix: ENV_PREFIX,
+            env: [
+                ("PASS_STATE__WRITER__QUEUE_MAX", "0"),
+                ("PASS_STATE__SUBSCRIPTIONS__STALL_TIMEOUT", "1ms"),
+                ("PASS_STATE__STORE__MIGRATIONS", "never"),
+                ("PASS_STATE__GRPC__LISTEM", "127.0.0.1:1"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
+            ..Sources::default()
+        };
+        let faults = load::<Config>(&sources).unwrap_err().to_string();
+        for part in ["queue_max", "stall_timeout", "migrations", "listem"] {
+            assert!(faults.contains(part), "{part} in:\n{faults}");
+        }
+    }
+
+    #[test]
+    fn the_database_lies_under_the_data_directory_unless_configured() {
+        let mut store = StoreConfig::default();
+        assert_eq!(
+            store.path(Path::new("/data")),
+            Path::new("/data/pass-state/passline.db")
+        );
+        store.path = Some("/else/where.db".into());
+        assert_eq!(store.path(Path::new("/data")), Path::new("/else/where.db"));
+    }
+}

@@ -1,0 +1,622 @@
+//! One gateway's stream: hello, batches in, acknowledgements out.
+//!
+//! A session reads batches as long as its window has room, converts them and hands them to the writer; the
+//! answers come back in order and are told to the gateway cumulatively. So what one gateway can have in our
+//! memory is its window, and a slow database slows the gateway down by not reading from it.
+//!
+//! | the session ends | with |
+//! |---|---|
+//! | the gateway closed its side | OK, after the last acknowledgement |
+//! | the store failed for the moment | UNAVAILABLE, STORE_UNAVAILABLE |
+//! | a newer stream of the spool | ABORTED, SPOOL_FENCED |
+//! | a message out of turn, or a gap | FAILED_PRECONDITION, SEQUENCE_INVALID |
+//! | its age, or the service's end | UNAVAILABLE, after acknowledging what was taken |
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::stream::{FuturesOrdered, StreamExt as _};
+use pass_domain::delivery::{Delivery, Outcome};
+use pass_domain::ids::{DeliveryId, SourceUid};
+use pass_proto::convert::{Fallback, delivery_from_wire, outcome_to_wire};
+use pass_proto::status::{Fault, Reason};
+use pass_proto::v1;
+use pass_proto::v1::ingest_request::Message as Request;
+use pass_proto::v1::ingest_response::Message as Response;
+use pass_store::{PartOutcome, SpoolHello, SpoolId};
+use prost::Message as _;
+use service_kit::clock::Clock;
+use service_kit::shutdown::Shutdown;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
+use tokio_stream::Stream;
+use tonic::{Code, Status};
+
+use crate::config::{IngestConfig, WriterConfig, message_bytes};
+use crate::fault;
+use crate::frames::{FrameSender, Gone};
+use crate::tail::Tail;
+use crate::tail::subscription::epoch_text;
+use crate::writer::{Ended, Part, Unapplied, Writer};
+
+pub(crate) mod gateways;
+
+use gateways::{Gateways, Redecode, Registered};
+
+/// The protocol version spoken here.
+const PROTOCOL_VERSION: i32 = 1;
+/// Longest gateway id, in bytes.
+const GATEWAY_BYTES_MAX: usize = 128;
+/// Most sources of one gateway.
+const SOURCES_MAX: usize = 1_000;
+/// Messages that may wait for the gateway to read them.
+pub(crate) const FRAMES_MAX: usize = 64;
+/// Most redecode requests that wait for one gateway's answer.
+const REDECODES_MAX: usize = 64;
+
+/// What sessions stand on.
+#[derive(Clone)]
+pub(crate) struct Ingest {
+    pub(crate) writer: Writer,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) gateways: Arc<Gateways>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) config: IngestConfig,
+    pub(crate) writer_config: WriterConfig,
+}
+
+/// How a session ends.
+enum End {
+    /// The gateway closed its side and everything is acknowledged, or it is gone.
+    Ok,
+    /// With a fault.
+    Fault(Fault),
+    /// With the transport's own status.
+    Status(Status),
+}
+
+impl From<Gone> for End {
+    fn from(_: Gone) -> Self {
+        End::Ok
+    }
+}
+
+impl From<Ended> for End {
+    fn from(_: Ended) -> Self {
+        End::Fault(fault::draining())
+    }
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        End::Fault(fault)
+    }
+}
+
+impl Ingest {
+    /// Serves one stream to its end. `age` is how long it may live.
+    pub(crate) async fn serve<S>(
+        self,
+        inbound: S,
+        frames: FrameSender<v1::IngestResponse>,
+        age: Duration,
+    ) where
+        S: Stream<Item = Result<v1::IngestRequest, Status>> + Unpin,
+    {
+        let end = match self.session(inbound, &frames, age).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        let status = match end {
+            End::Ok => None,
+            End::Fault(fault) => Some(fault.into()),
+            End::Status(status) => Some(status),
+        };
+        if let Some(status) = &status {
+            let text = Status::message(status);
+            tracing::info!(reason = text, "ingest stream ends");
+        }
+        frames.end(status);
+    }
+
+    async fn session<S>(
+        &self,
+        mut inbound: S,
+        frames: &FrameSender<v1::IngestResponse>,
+        age: Duration,
+    ) -> Result<std::convert::Infallible, End>
+    where
+        S: Stream<Item = Result<v1::IngestRequest, Status>> + Unpin,
+    {
+        let hello = self.hello(&mut inbound, frames).await?;
+        tracing::Span::current().record("gateway.id", hello.spool.gateway.as_str());
+        let spool = hello.spool.spool;
+        let opened = self
+            .writer
+            .open(hello.spool)
+            .await?
+            .map_err(|error| fault::of_store(&error))?;
+        if let Some((first, last)) = opened.missing {
+            tracing::error!(
+                spool.id = %spool,
+                first_sequence = first,
+                last_sequence = last,
+                "deliveries are missing: the database lost them and the spool no longer holds them"
+            );
+        }
+        let registered = self
+            .gateways
+            .register(spool, opened.generation, hello.sources);
+        let ready = v1::IngestReady {
+            protocol_version: PROTOCOL_VERSION,
+            committed_sequence: opened.committed_sequence,
+            window_deliveries: i32::try_from(self.config.window_deliveries).unwrap_or(i32::MAX),
+            window_bytes: i64::try_from(self.config.window_bytes.bytes()).unwrap_or(i64::MAX),
+            batch_deliveries_max: i32::try_from(self.writer_config.batch_deliveries_max)
+                .unwrap_or(i32::MAX),
+            message_bytes_max: i64::try_from(self.config.message_bytes_max()).unwrap_or(i64::MAX),
+            epoch: epoch_text(self.tail.head().epoch),
+        };
+        frames.send(response(Response::Ready(ready))).await?;
+        tracing::info!(
+            spool.id = %spool,
+            generation = opened.generation,
+            committed_sequence = opened.committed_sequence,
+            "gateway connected"
+        );
+        let mut session = Session {
+            on: self,
+            frames,
+            spool,
+            generation: opened.generation,
+            registered,
+            batch_number: 0,
+            sequence: None,
+            deliveries: 0,
+            bytes: 0,
+            redecodes: HashMap::new(),
+            redecode_number: 0,
+        };
+        session.run(inbound, age).await
+    }
+
+    async fn hello<S>(
+        &self,
+        inbound: &mut S,
+        frames: &FrameSender<v1::IngestResponse>,
+    ) -> Result<Hello, End>
+    where
+        S: Stream<Item = Result<v1::IngestRequest, Status>> + Unpin,
+    {
+        let late = || {
+            Fault::new(
+                Reason::DeadlineExceeded,
+                "hello did not come in time; send it first",
+            )
+        };
+        let first = tokio::select! {
+            first = tokio::time::timeout(self.config.hello_timeout.get(), inbound.next()) => {
+                first.map_err(|_| late())?
+            }
+            () = frames.gone() => return Err(End::Ok),
+            () = self.shutdown.stopping() => return Err(fault::draining().into()),
+        };
+        let Some(request) = first.transpose().map_err(refused)? else {
+            return Err(End::Ok);
+        };
+        match request.message {
+            Some(Request::Hello(hello)) => Ok(self.check(hello)?),
+            Some(Request::Batch(_) | Request::Redecoded(_)) | None => {
+                Err(out_of_turn("the first message must be hello", "hello").into())
+            }
+        }
+    }
+
+    fn check(&self, hello: v1::IngestHello) -> Result<Hello, Fault> {
+        if hello.protocol_version != PROTOCOL_VERSION {
+            return Err(Fault::new(
+                Reason::ProtocolMismatch,
+                format!(
+                    "protocol version {} is not spoken here; upgrade the older one",
+                    hello.protocol_version
+                ),
+            )
+            .with("supported", PROTOCOL_VERSION.to_string()));
+        }
+        let mut bad: Vec<(String, String)> = Vec::new();
+        let mut note = |field: &str, text: String| bad.push((format!("hello.{field}"), text));
+        if hello.gateway_id.is_empty() || hello.gateway_id.len() > GATEWAY_BYTES_MAX {
+            note(
+                "gateway_id",
+                format!(
+                    "has {} bytes; 1 to {GATEWAY_BYTES_MAX} are allowed",
+                    hello.gateway_id.len()
+                ),
+            );
+        }
+        let spool = parse_spool_id(&hello.spool_id);
+        if spool.is_none() {
+            note(
+                "spool_id",
+                "must be 32 lower-case hexadecimal digits".to_owned(),
+            );
+        }
+        if hello.sources.len() > SOURCES_MAX {
+            note(
+                "sources",
+                format!(
+                    "has {} entries; at most {SOURCES_MAX} are allowed",
+                    hello.sources.len()
+                ),
+            );
+        }
+        let mut sources = Vec::new();
+        for (at, source) in hello.sources.iter().take(SOURCES_MAX).enumerate() {
+            match SourceUid::new(source) {
+                Ok(source) => sources.push(source),
+                Err(error) => note(&format!("sources[{at}]"), error.to_string()),
+            }
+        }
+        let body_bytes = usize::try_from(hello.body_bytes_max).unwrap_or_default();
+        if hello.body_bytes_max < 0 || message_bytes(body_bytes) > self.config.message_bytes_max() {
+            note(
+                "body_bytes_max",
+                format!(
+                    "is {}, but this service takes bodies of at most {} bytes; lower the gateway's limit or raise ingest.body_bytes_max",
+                    hello.body_bytes_max,
+                    self.config.body_bytes_max.bytes()
+                ),
+            );
+        }
+        bad.truncate(64);
+        match (spool, Fault::fields(bad)) {
+            (Some(spool), None) => Ok(Hello {
+                spool: SpoolHello {
+                    spool,
+                    gateway: hello.gateway_id,
+                    settled_sequence: hello.settled_sequence,
+                    oldest_sequence: hello.oldest_sequence,
+                },
+                sources,
+            }),
+            (_, Some(fault)) => Err(fault),
+            (None, None) => Err(Fault::field("hello.spool_id", "is not a spool id")),
+        }
+    }
+}
+
+/// A hello that was checked.
+struct Hello {
+    spool: SpoolHello,
+    sources: Vec<SourceUid>,
+}
+
+/// An open stream.
+struct Session<'a> {
+    on: &'a Ingest,
+    frames: &'a FrameSender<v1::IngestResponse>,
+    spool: SpoolId,
+    generation: u64,
+    registered: Registered,
+    /// Number of the last batch.
+    batch_number: u64,
+    /// The last sequence taken.
+    sequence: Option<u64>,
+    /// Deliveries taken and not acknowledged.
+    deliveries: usize,
+    /// Their bytes.
+    bytes: usize,
+    redecodes: HashMap<u64, oneshot::Sender<v1::IngestDelivery>>,
+    redecode_number: u64,
+}
+
+/// A batch that the writer has answered.
+struct Answered {
+    batch_number: u64,
+    deliveries: usize,
+    bytes: usize,
+    outcome: Result<PartOutcome, Unapplied>,
+}
+
+impl Session<'_> {
+    async fn run<S>(
+        &mut self,
+        mut inbound: S,
+        age: Duration,
+    ) -> Result<std::convert::Infallible, End>
+    where
+        S: Stream<Item = Result<v1::IngestRequest, Status>> + Unpin,
+    {
+        let window_bytes = self.on.config.window_bytes.as_usize();
+        let window_deliveries = self.on.config.window_deliveries as usize;
+        let mut pending = FuturesOrdered::new();
+        let mut last: Option<End> = None;
+        let fence = self.registered.fence();
+        let mut fenced = pin!(fence.cancelled());
+        let mut stopping = pin!(self.on.shutdown.stopping());
+        let mut aged = pin!(tokio::time::sleep(age));
+        loop {
+            let reading =
+                last.is_none() && self.deliveries < window_deliveries && self.bytes < window_bytes;
+            tokio::select! {
+                biased;
+                Some(answered) = pending.next(), if !pending.is_empty() => {
+                    let mut ready: Vec<Answered> = vec![answered];
+                    while let Some(Some(more)) = pending.next().now_or_never() {
+                        ready.push(more);
+                    }
+                    self.acknowledge(ready).await?;
+                }
+                () = &mut fenced => return Err(superseded().into()),
+                () = self.frames.gone() => return Err(End::Ok),
+                () = &mut stopping, if last.is_none() => last = Some(fault::draining().into()),
+                () = &mut aged, if last.is_none() => {
+                    let rotated = Fault::new(
+                        Reason::StreamRotated,
+                        "the stream reached its maximum age; connect again",
+                    );
+                    last = Some(rotated.into());
+                }
+                Some(redecode) = self.registered.redecodes.recv(), if last.is_none() => {
+                    self.redecode(redecode).await?;
+                }
+                request = inbound.next(), if reading => match request {
+                    None => last = Some(End::Ok),
+                    Some(Err(status)) => return Err(refused(status)),
+                    Some(Ok(request)) => match request.message {
+                        Some(Request::Batch(batch)) => {
+                            let part = self.part(batch)?;
+                            let (batch_number, deliveries, bytes) =
+                                (self.batch_number, part.deliveries.len(), part.bytes);
+                            self.deliveries += deliveries;
+                            self.bytes += bytes;
+                            let answer = self.on.writer.append(part).await?;
+                            pending.push_back(answer.map(move |answer| Answered {
+                                batch_number,
+                                deliveries,
+                                bytes,
+                                outcome: answer.unwrap_or(Err(Unapplied)),
+                            }));
+                        }
+                        Some(Request::Redecoded(redecoded)) => self.redecoded(redecoded),
+                        Some(Request::Hello(_)) => {
+                            return Err(out_of_turn("hello comes only once", "batch").into());
+                        }
+                        // A newer gateway's message that this release does not know.
+                        None => {}
+                    },
+                },
+            }
+            if pending.is_empty()
+                && let Some(end) = last.take()
+            {
+                return Err(end);
+            }
+        }
+    }
+
+    /// Checks a batch and turns it into a part for the writer.
+    fn part(&mut self, batch: v1::IngestBatch) -> Result<Part, Fault> {
+        let expected = self.batch_number + 1;
+        if batch.batch_number != expected {
+            return Err(out_of_turn(
+                &format!("batch {} came out of turn", batch.batch_number),
+                &expected.to_string(),
+            ));
+        }
+        let count_max = self.on.writer_config.batch_deliveries_max;
+        if batch.deliveries.is_empty() || batch.deliveries.len() > count_max {
+            return Err(Fault::field(
+                "batch.deliveries",
+                format!(
+                    "has {} deliveries; 1 to {count_max} are allowed",
+                    batch.deliveries.len()
+                ),
+            ));
+        }
+        self.batch_number = expected;
+        let now = self.on.clock.now();
+        let mut bytes = 0;
+        let mut deliveries = Vec::with_capacity(batch.deliveries.len());
+        for wire in batch.deliveries {
+            let sequence = wire.sequence;
+            let in_turn = match self.sequence {
+                None => sequence > 0,
+                Some(last) => sequence == last.saturating_add(1),
+            };
+            if !in_turn || i64::try_from(sequence).is_err() {
+                let expected = self.sequence.map_or(1, |last| last.saturating_add(1));
+                return Err(out_of_turn(
+                    &format!("delivery {sequence} came out of turn"),
+                    &expected.to_string(),
+                ));
+            }
+            self.sequence = Some(sequence);
+            bytes += wire.encoded_len();
+            let fallback = Fallback {
+                id: fallback_id(self.spool, sequence),
+                receive_time: now,
+            };
+            deliveries.push((sequence, Arc::new(delivery_from_wire(wire, fallback))));
+        }
+        Ok(Part {
+            spool: self.spool,
+            generation: self.generation,
+            deliveries,
+            bytes,
+        })
+    }
+
+    /// Tells the gateway what was committed.
+    async fn acknowledge(&mut self, ready: Vec<Answered>) -> Result<(), End> {
+        let mut committed: Option<v1::IngestCommitted> = None;
+        let mut end = None;
+        for answered in ready {
+            self.deliveries -= answered.deliveries;
+            self.bytes -= answered.bytes;
+            match answered.outcome {
+                Ok(PartOutcome::Committed {
+                    committed_sequence,
+                    outcomes,
+                }) => {
+                    let wire = committed.get_or_insert_default();
+                    wire.batch_number = answered.batch_number;
+                    wire.committed_sequence = committed_sequence;
+                    let outcomes =
+                        outcomes
+                            .into_iter()
+                            .map(|(sequence, outcome): (u64, Outcome)| v1::IngestOutcome {
+                                sequence,
+                                outcome: outcome_to_wire(outcome),
+                            });
+                    wire.outcomes.extend(outcomes);
+                }
+                Ok(PartOutcome::Fenced) => end = Some(superseded()),
+                Ok(PartOutcome::Gap { expected_sequence }) => {
+                    end = Some(out_of_turn(
+                        "deliveries are missing before this batch",
+                        &expected_sequence.to_string(),
+                    ));
+                }
+                Err(Unapplied) => end = Some(fault::store_unavailable()),
+            }
+            if end.is_some() {
+                break;
+            }
+        }
+        if let Some(committed) = committed {
+            self.frames
+                .send(response(Response::Committed(committed)))
+                .await?;
+        }
+        end.map_or(Ok(()), |fault| Err(fault.into()))
+    }
+
+    async fn redecode(&mut self, redecode: Redecode) -> Result<(), End> {
+        self.redecodes.retain(|_, reply| !reply.is_closed());
+        if self.redecodes.len() >= REDECODES_MAX {
+            // Dropping the reply tells who asked that no answer will come.
+            return Ok(());
+        }
+        self.redecode_number += 1;
+        self.redecodes.insert(self.redecode_number, redecode.reply);
+        let request = v1::IngestRedecode {
+            redecode_number: self.redecode_number,
+            delivery: Some(redecode.delivery),
+        };
+        self.frames
+            .send(response(Response::Redecode(request)))
+            .await?;
+        Ok(())
+    }
+
+    fn redecoded(&mut self, redecoded: v1::IngestRedecoded) {
+        if let Some(reply) = self.redecodes.remove(&redecoded.redecode_number) {
+            // Who asked may have given up.
+            let _ = reply.send(redecoded.delivery.unwrap_or_default());
+        }
+    }
+}
+
+fn response(message: Response) -> v1::IngestResponse {
+    v1::IngestResponse {
+        message: Some(message),
+    }
+}
+
+fn superseded() -> Fault {
+    Fault::new(
+        Reason::SpoolFenced,
+        "a newer stream of this spool took over; do not send on this one any more",
+    )
+}
+
+fn out_of_turn(text: &str, expected: &str) -> Fault {
+    Fault::new(
+        Reason::SequenceInvalid,
+        format!("{text}; expected {expected}"),
+    )
+    .with("expected", expected)
+}
+
+/// The end after a message that the transport could not deliver.
+fn refused(status: Status) -> End {
+    match status.code() {
+        Code::OutOfRange => Fault::field("message", status.message().to_owned()).into(),
+        Code::Cancelled | Code::Unknown => End::Ok,
+        _ => End::Status(status),
+    }
+}
+
+fn parse_spool_id(text: &str) -> Option<SpoolId> {
+    let hex = text
+        .bytes()
+        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if text.len() != 32 || !hex {
+        return None;
+    }
+    u128::from_str_radix(text, 16)
+        .ok()
+        .map(|number| SpoolId(number.to_be_bytes()))
+}
+
+/// The id of a delivery that came without one: always the same for the same place in the same spool, so that
+/// sending it again adds nothing. Formed as a UUIDv8.
+fn fallback_id(spool: SpoolId, sequence: u64) -> DeliveryId {
+    let mut hash = Sha256::new();
+    hash.update(b"passline delivery without id");
+    hash.update(spool.0);
+    hash.update(sequence.to_be_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.finalize()[..16]);
+    bytes[6] = (bytes[6] & 0x0f) | 0x80;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    DeliveryId::from_bytes(bytes)
+}
+
+/// A stored delivery with what a gateway now makes of it. Everything but the decoding stays as it was
+/// recorded: a gateway decodes again, it does not rewrite.
+pub(crate) fn redecoded(stored: &Delivery, wire: v1::IngestDelivery) -> Delivery {
+    let fallback = Fallback {
+        id: stored.id,
+        receive_time: stored.receive_time,
+    };
+    let answer = delivery_from_wire(wire, fallback);
+    Delivery {
+        decoded: answer.decoded,
+        adapter_version: answer.adapter_version,
+        ..stored.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delivery_without_an_id_gets_the_same_one_each_time() {
+        let one = fallback_id(SpoolId([1; 16]), 7);
+        assert_eq!(one, fallback_id(SpoolId([1; 16]), 7));
+        assert_ne!(one, fallback_id(SpoolId([1; 16]), 8));
+        assert_ne!(one, fallback_id(SpoolId([2; 16]), 7));
+        assert_eq!(one.as_bytes()[6] >> 4, 8);
+    }
+
+    #[test]
+    fn spool_ids_are_read_strictly() {
+        assert_eq!(parse_spool_id(&"0a".repeat(16)), Some(SpoolId([10; 16])));
+        for bad in [
+            "",
+            "0a",
+            &"0A".repeat(16),
+            &"+a".repeat(16),
+            &"é".repeat(16),
+        ] {
+            assert_eq!(parse_spool_id(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Who is connected: to find a gateway that can decode a source, and to end a stream that was superseded.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pass_domain::ids::SourceUid;
+use pass_proto::status::{Fault, Reason};
+use pass_proto::v1;
+use pass_store::SpoolId;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Redecode requests that may wait for one session.
+const QUEUE_MAX: usize = 16;
+
+/// A stored delivery to be decoded again.
+pub(crate) struct Redecode {
+    /// The delivery.
+    pub(crate) delivery: v1::IngestDelivery,
+    /// Where the answer goes.
+    pub(crate) reply: oneshot::Sender<v1::IngestDelivery>,
+}
+
+struct Connected {
+    generation: u64,
+    sources: Vec<SourceUid>,
+    redecodes: mpsc::Sender<Redecode>,
+    fence: CancellationToken,
+}
+
+/// The connected gateways, one per spool.
+#[derive(Default)]
+pub(crate) struct Gateways {
+    connected: Mutex<HashMap<SpoolId, Connected>>,
+}
+
+/// A session's place in the registry; it leaves when this is dropped.
+pub(crate) struct Registered {
+    gateways: Arc<Gateways>,
+    spool: SpoolId,
+    generation: u64,
+    fence: CancellationToken,
+    /// What the session is asked to have decoded.
+    pub(crate) redecodes: mpsc::Receiver<Redecode>,
+}
+
+impl Registered {
+    /// Cancelled when a newer session of the spool took over.
+    pub(crate) fn fence(&self) -> CancellationToken {
+        self.fence.clone()
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut connected = self.gateways.lock();
+        if connected
+            .get(&self.spool)
+            .is_some_and(|known| known.generation == self.generation)
+        {
+            connected.remove(&self.spool);
+        }
+    }
+}
+
+impl Gateways {
+    /// Registers a session; an older one of the same spool is fenced. If a newer one is there already, this
+    /// one is fenced from the start.
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        spool: SpoolId,
+        generation: u64,
+        sources: Vec<SourceUid>,
+    ) -> Registered {
+        let (sender, redecodes) = mpsc::channel(QUEUE_MAX);
+        let fence = CancellationToken::new();
+        let mut connected = self.lock();
+        if connected
+            .get(&spool)
+            .is_some_and(|known| known.generation > generation)
+        {
+            fence.cancel();
+        } else {
+            let newest = Connected {
+                generation,
+                sources,
+                redecodes: sender,
+                fence: fence.clone(),
+            };
+            if let Some(older) = connected.insert(spool, newest) {
+                older.fence.cancel();
+            }
+        }
+        Registered {
+            gateways: Arc::clone(self),
+            spool,
+            generation,
+            fence,
+            redecodes,
+        }
+    }
+
+    /// Has a stored delivery decoded again by a gateway that serves its source.
+    ///
+    /// # Errors
+    /// NO_GATEWAY if none is connected, or it does not answer within `wait`.
+    pub(crate) async fn redecode(
+        &self,
+        source: &SourceUid,
+        delivery: v1::IngestDelivery,
+        wait: Duration,
+    ) -> Result<v1::IngestDelivery, Fault> {
+        let gateway = self
+            .lock()
+            .values()
+            .find(|gateway| gateway.sources.contains(source))
+            .map(|gateway| gateway.redecodes.clone());
+        let Some(gateway) = gateway else {
+            return Err(Fault::new(
+                Reason::NoGateway,
+                format!("no connected gateway serves source {source}"),
+            ));
+        };
+        let (reply, answer) = oneshot::channel();
+        let silent = || {
+            Fault::new(
+                Reason::NoGateway,
+                format!("the gateway that serves source {source} did not answer; try again"),
+            )
+        };
+        let asking = async {
+            gateway.send(Redecode { delivery, reply }).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(wait, asking)
+            .await
+            .ok()
+            .flatten()
+            .ok_or_else(silent)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SpoolId, Connected>> {
+        self.connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

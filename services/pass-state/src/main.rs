@@ -1,0 +1,127 @@
+//! pass-state's process: reads its configuration, serves until a signal, and says by its exit code how it
+//! went (0 in order, 1 failed, 64 started wrongly).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use pass_state::config::ENV_PREFIX;
+use pass_state::{Config, Dependencies, PassState};
+use service_kit::clock::SystemClock;
+use service_kit::config::{self, Sources, process_env};
+use service_kit::shutdown::{Shutdown, Signals};
+use service_kit::{EXIT_USAGE, telemetry};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// Keeps the log of wallet-pass events and serves it over gRPC.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// The configuration file; without one, defaults and environment.
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    /// Where the database is kept unless `store.path` is set.
+    #[arg(long, global = true, default_value = "passline-data")]
+    data_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Subcommand)]
+enum Command {
+    /// Serves until SIGTERM or SIGINT; a second signal cuts what is left.
+    Serve,
+    /// Checks the configuration, tells every fault, and exits.
+    CheckConfig,
+    /// Asks a running pass-state whether it is ready.
+    Healthcheck,
+    /// Brings the database's schema up to date, and exits.
+    Migrate,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let sources = Sources {
+        file: arguments.config,
+        env_prefix: ENV_PREFIX,
+        env: process_env(),
+        section: None,
+    };
+    let config: Config = match config::load(&sources) {
+        Ok(config) => config,
+        Err(faults) => {
+            eprintln!("{faults}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let result = match arguments.command {
+        Command::Serve => serve(config, arguments.data_dir).await,
+        Command::CheckConfig => Ok(()),
+        Command::Healthcheck => healthcheck(config.admin.listen).await,
+        Command::Migrate => PassState::migrate(&config, &arguments.data_dir)
+            .await
+            .map_err(Into::into),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pass-state: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Config, data_dir: PathBuf) -> anyhow::Result<()> {
+    let telemetry = telemetry::init(&config.telemetry);
+    let shutdown = Shutdown::new();
+    let signals = Signals::new().context("signal handlers can't be installed")?;
+    tokio::spawn(shutdown.clone().follow(signals, config.drain_delay.get()));
+    let dependencies = Dependencies {
+        store: None,
+        clock: Arc::new(SystemClock),
+        data_dir,
+    };
+    let service = PassState::build(config, dependencies).await?;
+    let result = service.run(shutdown).await;
+    telemetry.shutdown().await;
+    Ok(result?)
+}
+
+async fn healthcheck(admin: SocketAddr) -> anyhow::Result<()> {
+    let asking = async {
+        let mut stream = TcpStream::connect(admin).await?;
+        stream
+            .write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .await?;
+        let mut answer = String::new();
+        stream.take(64 << 10).read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(5), asking)
+        .await
+        .context("no answer within 5 s")??;
+    anyhow::ensure!(
+        answer.starts_with("HTTP/1.1 200"),
+        "not ready: {}",
+        answer
+            .split_once("\r\n\r\n")
+            .map_or(answer.as_str(), |(_, body)| body)
+    );
+    Ok(())
+}
