@@ -1,0 +1,117 @@
+//! Passline's own binaries, built for release and run as a user would.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::corpus::SECRET;
+use crate::process::{Server, free_port};
+
+/// Where the binaries are.
+pub(crate) struct Binaries {
+    directory: PathBuf,
+}
+
+impl Binaries {
+    /// Builds both services for release, without test-only features.
+    pub(crate) fn build() -> Result<Self> {
+        let status = Command::new("cargo")
+            .args([
+                "build",
+                "--locked",
+                "--release",
+                "-p",
+                "webhook-gateway",
+                "-p",
+                "pass-state",
+            ])
+            .status()
+            .context("run cargo")?;
+        ensure!(status.success(), "cargo build failed");
+        let own = std::env::current_exe()?;
+        let directory = own
+            .parent()
+            .context("the benchmark lies in no directory")?
+            .to_path_buf();
+        Ok(Self { directory })
+    }
+
+    /// Starts a gateway with one PassKit source; `pass_state` is where it forwards to.
+    pub(crate) fn gateway(
+        &self,
+        data: &Path,
+        pass_state: SocketAddr,
+    ) -> Result<(Server, SocketAddr)> {
+        let (port, admin) = (free_port()?, free_port()?);
+        let config = data.join("gateway.toml");
+        std::fs::write(
+            &config,
+            format!(
+                r#"[http]
+listen = "127.0.0.1:{port}"
+[admin]
+listen = "127.0.0.1:{admin}"
+[pass_state]
+endpoint = "http://{pass_state}"
+[telemetry]
+log_filter = "warn"
+[[sources]]
+name = "bench"
+vendor = "passkit"
+auth = {{ scheme = "hmac", secrets = [{{ id = "k", value = "{SECRET}" }}] }}
+"#
+            ),
+        )?;
+        let mut command = Command::new(self.directory.join("webhook-gateway"));
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(&config)
+            .arg("--data-dir")
+            .arg(data);
+        let server = Server::start(command, &data.join("gateway.log"))?;
+        Ok((server, SocketAddr::from(([127, 0, 0, 1], port))))
+    }
+
+    /// Starts pass-state on SQLite.
+    pub(crate) fn pass_state(&self, data: &Path) -> Result<(Server, SocketAddr)> {
+        let (port, admin) = (free_port()?, free_port()?);
+        let config = data.join("pass-state.toml");
+        std::fs::write(
+            &config,
+            format!(
+                r#"[grpc]
+listen = "127.0.0.1:{port}"
+[admin]
+listen = "127.0.0.1:{admin}"
+[telemetry]
+log_filter = "warn"
+"#
+            ),
+        )?;
+        let mut command = Command::new(self.directory.join("pass-state"));
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(&config)
+            .arg("--data-dir")
+            .arg(data);
+        let server = Server::start(command, &data.join("pass-state.log"))?;
+        Ok((server, SocketAddr::from(([127, 0, 0, 1], port))))
+    }
+
+    /// Starts a reference server.
+    pub(crate) fn reference(kind: &str, data: &Path) -> Result<(Server, SocketAddr)> {
+        let port = free_port()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .arg("serve")
+            .arg(kind)
+            .arg(port.to_string())
+            .arg(data);
+        let server = Server::start(command, &data.join("reference.log"))?;
+        Ok((server, SocketAddr::from(([127, 0, 0, 1], port))))
+    }
+}
