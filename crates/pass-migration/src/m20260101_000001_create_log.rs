@@ -102,10 +102,16 @@ const STATEMENTS: &[&str] = &[
 /// Spells a statement for a database. SQLite tables are strict: a value of another type is refused.
 fn statement_for(backend: DbBackend, statement: &str) -> String {
     if backend == DbBackend::Sqlite {
-        let strict = if statement.starts_with("CREATE TABLE") { " STRICT" } else { "" };
+        let strict = if statement.starts_with("CREATE TABLE") {
+            " STRICT"
+        } else {
+            ""
+        };
         format!("{statement}{strict}")
     } else {
-        statement.replace(" INTEGER", " BIGINT").replace(" BLOB", " BYTEA")
+        statement
+            .replace(" INTEGER", " BIGINT")
+            .replace(" BLOB", " BYTEA")
     }
 }
 
@@ -115,7 +121,9 @@ impl MigrationTrait for Migration {
         let connection = manager.get_connection();
         let backend = connection.get_database_backend();
         for statement in STATEMENTS {
-            connection.execute_unprepared(&statement_for(backend, statement)).await?;
+            connection
+                .execute_unprepared(&statement_for(backend, statement))
+                .await?;
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ use pass_domain::cursor::Cursor;
 use pass_domain::delivery::{Decoded, DecodedFacts, Delivery, Outcome, UndecodableReason};
 use pass_domain::event::Effect;
 use pass_domain::fact::{Fact, IdentityBasis, Snapshot};
-use pass_domain::fold::{Fold, FactKey, InstallationKey, PassState};
+use pass_domain::fold::{FactKey, Fold, InstallationKey, PassState};
 use pass_domain::identity::{Part, content_digest};
 use pass_domain::ids::{DeliveryId, EventId, PassKey, SourceUid};
 use pass_domain::kind::Kind;
@@ -167,7 +167,11 @@ impl Resolved<'_> {
 enum Class<'a> {
     Known,
     Control,
-    Undecodable { reason: UndecodableReason, detail: String, refused_facts: u32 },
+    Undecodable {
+        reason: UndecodableReason,
+        detail: String,
+        refused_facts: u32,
+    },
     Facts(Box<ResolvedFacts<'a>>),
 }
 
@@ -225,17 +229,29 @@ impl<'a> Planner<'a> {
     }
 
     /// The passes that the deliveries are about, each once: source and vendor's id.
-    pub(crate) fn passes_wanted(&mut self, deliveries: impl IntoIterator<Item = &'a Delivery>) -> Vec<(&'a str, &'a str)> {
+    pub(crate) fn passes_wanted(
+        &mut self,
+        deliveries: impl IntoIterator<Item = &'a Delivery>,
+    ) -> Vec<(&'a str, &'a str)> {
         let mut wanted = Vec::new();
         for delivery in deliveries {
-            let Decoded::Facts(facts) = &delivery.decoded else { continue };
-            let passes = facts.facts.iter().map(|fact| &fact.pass).chain(facts.snapshot.as_ref().map(|s| &s.pass));
+            let Decoded::Facts(facts) = &delivery.decoded else {
+                continue;
+            };
+            let passes = facts
+                .facts
+                .iter()
+                .map(|fact| &fact.pass)
+                .chain(facts.snapshot.as_ref().map(|s| &s.pass));
             for pass in passes {
                 let name = (delivery.source.as_str(), pass.as_str());
                 let slots = &mut self.slots;
                 self.slot_of.entry(name).or_insert_with(|| {
                     slots.push(Slot {
-                        key: PassKey { source: delivery.source.clone(), pass: pass.clone() },
+                        key: PassKey {
+                            source: delivery.source.clone(),
+                            pass: pass.clone(),
+                        },
                         number: 0,
                         state: PassState::default(),
                         recent: Vec::new(),
@@ -254,7 +270,12 @@ impl<'a> Planner<'a> {
 
     /// Takes a pass that was wanted and is recorded.
     pub(crate) fn pass_loaded(&mut self, loaded: PassLoaded) {
-        let Some(&at) = self.slot_of.get(&(loaded.source.as_str(), loaded.vendor_pass_id.as_str())) else { return };
+        let Some(&at) = self
+            .slot_of
+            .get(&(loaded.source.as_str(), loaded.vendor_pass_id.as_str()))
+        else {
+            return;
+        };
         let slot = &mut self.slots[at];
         slot.number = loaded.number;
         slot.history = (loaded.state.fold.last.is_none()).then(Vec::new);
@@ -265,16 +286,22 @@ impl<'a> Planner<'a> {
     }
 
     /// The facts that have to be looked up: those that the pass rows do not remember.
-    pub(crate) fn facts_wanted(&self, deliveries: impl IntoIterator<Item = &'a Delivery>) -> Vec<EventId> {
+    pub(crate) fn facts_wanted(
+        &self,
+        deliveries: impl IntoIterator<Item = &'a Delivery>,
+    ) -> Vec<EventId> {
         let mut wanted = Vec::new();
         let mut seen = HashSet::new();
         for delivery in deliveries {
             if self.known_deliveries.contains(&delivery.id) {
                 continue;
             }
-            let Decoded::Facts(facts) = &delivery.decoded else { continue };
+            let Decoded::Facts(facts) = &delivery.decoded else {
+                continue;
+            };
             for fact in &facts.facts {
-                let slot = &self.slots[self.slot_of[&(delivery.source.as_str(), fact.pass.as_str())]];
+                let slot =
+                    &self.slots[self.slot_of[&(delivery.source.as_str(), fact.pass.as_str())]];
                 if !slot.recent.iter().any(|(id, _)| *id == fact.id) && seen.insert(fact.id) {
                     wanted.push(fact.id);
                 }
@@ -291,7 +318,10 @@ impl<'a> Planner<'a> {
     /// Tells a delivery's new facts from known ones, and takes note of the new ones.
     pub(crate) fn resolve(&mut self, delivery: &'a Delivery) -> Resolved<'a> {
         if !self.known_deliveries.insert(delivery.id) {
-            return Resolved { delivery, class: Class::Known };
+            return Resolved {
+                delivery,
+                class: Class::Known,
+            };
         }
         self.resolve_decoded(delivery)
     }
@@ -300,9 +330,11 @@ impl<'a> Planner<'a> {
     pub(crate) fn resolve_decoded(&mut self, delivery: &'a Delivery) -> Resolved<'a> {
         let class = match &delivery.decoded {
             Decoded::Control { .. } => Class::Control,
-            Decoded::Undecodable(why) => {
-                Class::Undecodable { reason: why.reason, detail: why.detail.clone(), refused_facts: 0 }
-            }
+            Decoded::Undecodable(why) => Class::Undecodable {
+                reason: why.reason,
+                detail: why.detail.clone(),
+                refused_facts: 0,
+            },
             Decoded::Facts(facts) => match limits::refusal(facts) {
                 Some(detail) => Class::Undecodable {
                     reason: UndecodableReason::StoreRefused,
@@ -315,12 +347,26 @@ impl<'a> Planner<'a> {
         Resolved { delivery, class }
     }
 
-    fn resolve_facts(&mut self, delivery: &'a Delivery, facts: &'a DecodedFacts) -> ResolvedFacts<'a> {
+    fn resolve_facts(
+        &mut self,
+        delivery: &'a Delivery,
+        facts: &'a DecodedFacts,
+    ) -> ResolvedFacts<'a> {
         let source = delivery.source.as_str();
-        let mut resolved = ResolvedFacts { facts, new: Vec::new(), snapshot: None, duplicates: 0, differing: 0 };
+        let mut resolved = ResolvedFacts {
+            facts,
+            new: Vec::new(),
+            snapshot: None,
+            duplicates: 0,
+            differing: 0,
+        };
         for fact in &facts.facts {
             let at = self.slot_of[&(source, fact.pass.as_str())];
-            let remembered = self.slots[at].recent.iter().find(|(id, _)| *id == fact.id).map(|(_, digest)| *digest);
+            let remembered = self.slots[at]
+                .recent
+                .iter()
+                .find(|(id, _)| *id == fact.id)
+                .map(|(_, digest)| *digest);
             let known = remembered.or_else(|| self.known_facts.get(&fact.id).copied());
             match known {
                 None => {
@@ -333,8 +379,13 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        resolved.new.sort_by_cached_key(|(_, fact)| FactKey::of(fact));
-        resolved.snapshot = facts.snapshot.as_ref().map(|snapshot| (self.slot_of[&(source, snapshot.pass.as_str())], snapshot));
+        resolved
+            .new
+            .sort_by_cached_key(|(_, fact)| FactKey::of(fact));
+        resolved.snapshot = facts
+            .snapshot
+            .as_ref()
+            .map(|snapshot| (self.slot_of[&(source, snapshot.pass.as_str())], snapshot));
         resolved
     }
 
@@ -343,7 +394,9 @@ impl<'a> Planner<'a> {
         let mut last: HashMap<usize, FactKey> = HashMap::new();
         let mut wanted = Vec::new();
         for resolved in resolved {
-            let Class::Facts(facts) = &resolved.class else { continue };
+            let Class::Facts(facts) = &resolved.class else {
+                continue;
+            };
             for (at, fact) in &facts.new {
                 let slot = &self.slots[*at];
                 if slot.history.is_some() || wanted.contains(&slot.number) {
@@ -362,11 +415,21 @@ impl<'a> Planner<'a> {
     }
 
     /// Takes all recorded facts of a pass, in any order.
-    pub(crate) fn history_loaded(&mut self, number: u64, facts: Vec<Fact>) -> Result<(), PlanError> {
-        let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) else { return Ok(()) };
+    pub(crate) fn history_loaded(
+        &mut self,
+        number: u64,
+        facts: Vec<Fact>,
+    ) -> Result<(), PlanError> {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) else {
+            return Ok(());
+        };
         let (folded, recorded) = (slot.state.fold.event_count(), facts.len() as u64);
         if folded != recorded {
-            return Err(PlanError::History { number, folded, recorded });
+            return Err(PlanError::History {
+                number,
+                folded,
+                recorded,
+            });
         }
         slot.history = Some(facts.into_iter().map(Cow::Owned).collect());
         Ok(())
@@ -388,7 +451,12 @@ impl<'a> Planner<'a> {
     }
 
     /// Makes the rows of a delivery with that number and counts its facts, but not the delivery.
-    pub(crate) fn apply_as(&mut self, resolved: &Resolved<'a>, number: u64, body_bytes: u64) -> Outcome {
+    pub(crate) fn apply_as(
+        &mut self,
+        resolved: &Resolved<'a>,
+        number: u64,
+        body_bytes: u64,
+    ) -> Outcome {
         let delivery = resolved.delivery;
         let mut rest = DeliveryRest {
             events: Vec::new(),
@@ -402,18 +470,31 @@ impl<'a> Planner<'a> {
         let outcome = match &resolved.class {
             Class::Known => Outcome::Duplicate,
             Class::Control => Outcome::Control,
-            Class::Undecodable { reason, detail, refused_facts } => {
+            Class::Undecodable {
+                reason,
+                detail,
+                refused_facts,
+            } => {
                 rest.refused_facts = *refused_facts;
                 quarantine = Some((*reason, detail.clone()));
                 Outcome::Quarantined
             }
             Class::Facts(facts) => {
-                rest.events = facts.facts.facts.iter().map(|fact| (fact.pass.clone(), fact.id)).collect();
+                rest.events = facts
+                    .facts
+                    .facts
+                    .iter()
+                    .map(|fact| (fact.pass.clone(), fact.id))
+                    .collect();
                 rest.duplicate_facts = facts.duplicates;
                 rest.differing_duplicates = facts.differing;
                 personal = stored::personal_blob(&facts.facts.personal);
                 self.apply_facts(delivery, facts, number);
-                if facts.new.is_empty() { Outcome::Duplicate } else { Outcome::Applied }
+                if facts.new.is_empty() {
+                    Outcome::Duplicate
+                } else {
+                    Outcome::Applied
+                }
             }
         };
         let books = &mut self.head.books;
@@ -432,7 +513,12 @@ impl<'a> Planner<'a> {
         outcome
     }
 
-    fn apply_facts(&mut self, delivery: &'a Delivery, facts: &ResolvedFacts<'a>, delivery_number: u64) {
+    fn apply_facts(
+        &mut self,
+        delivery: &'a Delivery,
+        facts: &ResolvedFacts<'a>,
+        delivery_number: u64,
+    ) {
         let books = &mut self.head.books;
         books.facts += facts.facts.facts.len() as u64;
         books.events += facts.new.len() as u64;
@@ -441,8 +527,17 @@ impl<'a> Planner<'a> {
         let mut snapshot = facts.snapshot;
         for (at, fact) in &facts.new {
             // The snapshot is part of what the first new fact of its pass does.
-            let merged = snapshot.take_if(|(of, _)| of == at).map(|(_, snapshot)| snapshot);
-            self.apply_fact(delivery, &facts.facts.notes, *at, fact, merged, delivery_number);
+            let merged = snapshot
+                .take_if(|(of, _)| of == at)
+                .map(|(_, snapshot)| snapshot);
+            self.apply_fact(
+                delivery,
+                &facts.facts.notes,
+                *at,
+                fact,
+                merged,
+                delivery_number,
+            );
         }
         if let Some((at, snapshot)) = snapshot {
             let slot = &mut self.slots[at];
@@ -467,13 +562,19 @@ impl<'a> Planner<'a> {
         let state_before = slot.state.state();
         let late = slot.state.fold.is_late(fact);
         let moves = late || matches!(fact.kind, Kind::Installed | Kind::Uninstalled);
-        let open_before: Vec<InstallationKey> =
-            if moves { slot.state.fold.open_installations().cloned().collect() } else { Vec::new() };
+        let open_before: Vec<InstallationKey> = if moves {
+            slot.state.fold.open_installations().cloned().collect()
+        } else {
+            Vec::new()
+        };
         if let Some(history) = &mut slot.history {
             history.push(Cow::Borrowed(fact));
         }
         if late {
-            let history = slot.history.as_ref().expect("histories_wanted named every pass with a late fact");
+            let history = slot
+                .history
+                .as_ref()
+                .expect("histories_wanted named every pass with a late fact");
             slot.state.fold = Fold::from_facts(history.iter().map(AsRef::as_ref));
         } else {
             slot.state.fold.apply(fact);
@@ -481,10 +582,19 @@ impl<'a> Planner<'a> {
         if let Some(snapshot) = snapshot {
             slot.state.merge_snapshot(snapshot);
         }
-        let mut effect = Effect { state_before, state_after: slot.state.state(), late, ..Effect::default() };
+        let mut effect = Effect {
+            state_before,
+            state_after: slot.state.state(),
+            late,
+            ..Effect::default()
+        };
         if moves {
             let fold = &slot.state.fold;
-            effect.opened = fold.open_installations().filter(|key| !open_before.contains(key)).cloned().collect();
+            effect.opened = fold
+                .open_installations()
+                .filter(|key| !open_before.contains(key))
+                .cloned()
+                .collect();
             effect.closed = open_before
                 .into_iter()
                 .filter(|key| !fold.open_installations().any(|open| open == key))
@@ -525,7 +635,11 @@ impl<'a> Planner<'a> {
             });
             let mut recent: Vec<(EventId, u64)> = Vec::with_capacity(RECENT_MAX);
             for fact in told {
-                let remembered = slot.recent.iter().find(|(id, _)| *id == fact.id).map(|(_, digest)| *digest);
+                let remembered = slot
+                    .recent
+                    .iter()
+                    .find(|(id, _)| *id == fact.id)
+                    .map(|(_, digest)| *digest);
                 let digest = remembered.or_else(|| self.known_facts.get(&fact.id).copied());
                 if recent.iter().all(|(id, _)| *id != fact.id) {
                     recent.push((fact.id, digest.unwrap_or(fact.content_digest)));
@@ -555,7 +669,9 @@ impl<'a> Planner<'a> {
             "positions are handed out one per event"
         );
         for slot in self.slots {
-            let Some(delivery) = slot.changed_by else { continue };
+            let Some(delivery) = slot.changed_by else {
+                continue;
+            };
             let refs = slot.state.refs();
             let state = stored::state_bytes(&slot.state);
             self.rows.passes.push(PassRow {

@@ -27,16 +27,16 @@ use pass_domain::event::{Event, Position};
 use pass_domain::ids::{DeliveryId, EventId, PassKey, SourceUid};
 use sea_orm::sea_query::Value;
 use sea_orm::{
-    DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait,
+    DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait,
 };
 use tokio::sync::watch;
 
 use self::rows::Failure;
 use self::statements::Statements;
 use crate::contract::{
-    AppendPart, Appended, DeliveryRecord, Error, EventParent, Head, LogInfo, LookupKey, Page, PassOrder, PassRecord,
-    PassStore, Replayed, Scope, SpoolHello, SpoolOpened,
+    AppendPart, Appended, DeliveryRecord, Error, EventParent, Head, LogInfo, LookupKey, Page,
+    PassOrder, PassRecord, PassStore, Replayed, Scope, SpoolHello, SpoolOpened,
 };
 
 pub use self::sqlite::SqliteOptions;
@@ -64,7 +64,11 @@ impl SqlStore {
     pub async fn open(options: SqliteOptions) -> Result<Self, Error> {
         let connections = sqlite::open(&options).await?;
         let statements = Statements::new(connections.writer.get_database_backend());
-        Ok(Self { connections, statements, fatal: watch::Sender::new(None) })
+        Ok(Self {
+            connections,
+            statements,
+            fatal: watch::Sender::new(None),
+        })
     }
 
     /// Tells when the process must not go on with this database (an IO error, a damaged file), and why. Then
@@ -100,7 +104,11 @@ impl SqlStore {
     }
 
     /// Commits. Whether a commit that fails was done is not known.
-    async fn commit(&self, transaction: DatabaseTransaction, written_bytes: u64) -> Result<(), Failure> {
+    async fn commit(
+        &self,
+        transaction: DatabaseTransaction,
+        written_bytes: u64,
+    ) -> Result<(), Failure> {
         match transaction.commit().await {
             Ok(()) => {
                 self.connections.checkpointer.written(written_bytes);
@@ -146,7 +154,11 @@ fn limit(rows_max: u32) -> Value {
 }
 
 /// Where the next page starts: at the last row, if the page is full.
-fn next<R>(rows: &[R], rows_max: u32, place: impl Fn(&R) -> Result<u64, Failure>) -> Result<Option<u64>, Failure> {
+fn next<R>(
+    rows: &[R],
+    rows_max: u32,
+    place: impl Fn(&R) -> Result<u64, Failure>,
+) -> Result<Option<u64>, Failure> {
     match rows.last() {
         Some(last) if rows.len() as u64 >= bounded(rows_max) => place(last).map(Some),
         _ => Ok(None),
@@ -163,7 +175,11 @@ impl PassStore for SqlStore {
         self.explained(self.append_inner(parts, now).await)
     }
 
-    async fn delivery_replay(&self, delivery: &Delivery, now: Timestamp) -> Result<Replayed, Error> {
+    async fn delivery_replay(
+        &self,
+        delivery: &Delivery,
+        now: Timestamp,
+    ) -> Result<Replayed, Error> {
         self.explained(self.delivery_replay_inner(delivery, now).await)
     }
 
@@ -196,7 +212,12 @@ impl PassStore for SqlStore {
         self.explained(self.position_before_time_inner(record_time).await)
     }
 
-    async fn events_after(&self, scope: &Scope, after: Position, rows_max: u32) -> Result<Page<Arc<Event>>, Error> {
+    async fn events_after(
+        &self,
+        scope: &Scope,
+        after: Position,
+        rows_max: u32,
+    ) -> Result<Page<Arc<Event>>, Error> {
         self.explained(self.events_after_inner(scope, after, rows_max).await)
     }
 
@@ -212,10 +233,17 @@ impl PassStore for SqlStore {
         from: u64,
         rows_max: u32,
     ) -> Result<Page<Arc<Event>>, Error> {
-        self.explained(self.events_list_inner(scope, parent, descending, from, rows_max).await)
+        self.explained(
+            self.events_list_inner(scope, parent, descending, from, rows_max)
+                .await,
+        )
     }
 
-    async fn passes_find(&self, scope: &Scope, keys: &[PassKey]) -> Result<Vec<Option<PassRecord>>, Error> {
+    async fn passes_find(
+        &self,
+        scope: &Scope,
+        keys: &[PassKey],
+    ) -> Result<Vec<Option<PassRecord>>, Error> {
         self.explained(self.passes_find_inner(scope, keys).await)
     }
 
@@ -227,7 +255,10 @@ impl PassStore for SqlStore {
         from: u64,
         rows_max: u32,
     ) -> Result<Page<PassRecord>, Error> {
-        self.explained(self.passes_list_inner(scope, source, order, from, rows_max).await)
+        self.explained(
+            self.passes_list_inner(scope, source, order, from, rows_max)
+                .await,
+        )
     }
 
     async fn passes_lookup(
@@ -256,7 +287,10 @@ impl PassStore for SqlStore {
         from: u64,
         rows_max: u32,
     ) -> Result<Page<DeliveryRecord>, Error> {
-        self.explained(self.deliveries_list_inner(scope, quarantine_open, from, rows_max).await)
+        self.explained(
+            self.deliveries_list_inner(scope, quarantine_open, from, rows_max)
+                .await,
+        )
     }
 
     async fn close(&self) {

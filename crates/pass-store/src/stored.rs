@@ -15,7 +15,9 @@ mod tests;
 use pass_domain::Timestamp;
 use pass_domain::delivery::{AuthVerdict, Decoded, DecodedFacts, Delivery, Method, TraceContext};
 use pass_domain::event::{Effect, Event, Position};
-use pass_domain::fact::{Fact, InstallationRef, Personal, Redemption, Refs, Snapshot, VendorStatus, Wallet};
+use pass_domain::fact::{
+    Fact, InstallationRef, Personal, Redemption, Refs, Snapshot, VendorStatus, Wallet,
+};
 use pass_domain::fold::{FactKey, Fold, Installation, InstallationKey, KindTimes, PassState};
 use pass_domain::ids::{DeliveryId, EventId, IdError, PassKey, SourceUid, VendorId};
 use pass_domain::kind::Kind;
@@ -68,10 +70,14 @@ fn time_in(time: Timestamp) -> messages::Time {
 }
 
 fn time_out(time: Option<messages::Time>, field: &'static str) -> Result<Timestamp, StoredError> {
-    time.and_then(|time| from_parts(time.seconds, time.nanos)).ok_or(StoredError::Field(field))
+    time.and_then(|time| from_parts(time.seconds, time.nanos))
+        .ok_or(StoredError::Field(field))
 }
 
-fn time_out_optional(time: Option<messages::Time>, field: &'static str) -> Result<Option<Timestamp>, StoredError> {
+fn time_out_optional(
+    time: Option<messages::Time>,
+    field: &'static str,
+) -> Result<Option<Timestamp>, StoredError> {
     time.map(|time| time_out(Some(time), field)).transpose()
 }
 
@@ -135,17 +141,27 @@ fn redemption_out(redemption: messages::Redemption) -> Result<Redemption, Stored
 }
 
 fn auth_in(auth: &AuthVerdict) -> messages::Auth {
-    messages::Auth { scheme: auth.scheme.number(), key_id: auth.key_id.clone(), detail: auth.detail.clone() }
+    messages::Auth {
+        scheme: auth.scheme.number(),
+        key_id: auth.key_id.clone(),
+        detail: auth.detail.clone(),
+    }
 }
 
 fn auth_out(auth: Option<messages::Auth>) -> Result<AuthVerdict, StoredError> {
     let auth = auth.ok_or(StoredError::Field("auth"))?;
-    Ok(AuthVerdict { scheme: number(auth.scheme, "auth.scheme")?, key_id: auth.key_id, detail: auth.detail })
+    Ok(AuthVerdict {
+        scheme: number(auth.scheme, "auth.scheme")?,
+        key_id: auth.key_id,
+        detail: auth.detail,
+    })
 }
 
 fn trace_in(trace: &TraceContext) -> Option<messages::Trace> {
-    (*trace != TraceContext::default())
-        .then(|| messages::Trace { traceparent: trace.traceparent.clone(), tracestate: trace.tracestate.clone() })
+    (*trace != TraceContext::default()).then(|| messages::Trace {
+        traceparent: trace.traceparent.clone(),
+        tracestate: trace.tracestate.clone(),
+    })
 }
 
 fn trace_out(trace: Option<messages::Trace>) -> TraceContext {
@@ -167,7 +183,13 @@ fn key_out(key: &str) -> Result<InstallationKey, StoredError> {
 }
 
 /// Writes what an event's row does not have in columns.
-pub(crate) fn event_blob(fact: &Fact, delivery: &Delivery, notes: &[String], effect: &Effect, time_suspect: bool) -> Vec<u8> {
+pub(crate) fn event_blob(
+    fact: &Fact,
+    delivery: &Delivery,
+    notes: &[String],
+    effect: &Effect,
+    time_suspect: bool,
+) -> Vec<u8> {
     seal(&messages::Event {
         source: delivery.source.as_str().to_owned(),
         vendor: delivery.vendor.clone(),
@@ -195,10 +217,13 @@ pub(crate) fn event_blob(fact: &Fact, delivery: &Delivery, notes: &[String], eff
         assertion: fact.assertion.number(),
         occur_time: Some(time_in(fact.occur_time)),
         time_basis: fact.time_basis.number(),
-        installation: fact.installation.as_ref().map(|installation| messages::InstallationRef {
-            id: installation.id.as_str().to_owned(),
-            scope: installation.scope.number(),
-        }),
+        installation: fact
+            .installation
+            .as_ref()
+            .map(|installation| messages::InstallationRef {
+                id: installation.id.as_str().to_owned(),
+                scope: installation.scope.number(),
+            }),
         wallet: fact.wallet.as_ref().map(wallet_in),
         refs: refs_in(&fact.refs),
         redemption: fact.redemption.as_ref().map(redemption_in),
@@ -208,10 +233,19 @@ pub(crate) fn event_blob(fact: &Fact, delivery: &Delivery, notes: &[String], eff
 }
 
 /// Reads an event from its row; `personal` is `None`.
-pub(crate) fn event_from(position: Position, id: EventId, record_time: Timestamp, blob: &[u8]) -> Result<Event, StoredError> {
+pub(crate) fn event_from(
+    position: Position,
+    id: EventId,
+    record_time: Timestamp,
+    blob: &[u8],
+) -> Result<Event, StoredError> {
     let stored: messages::Event = open(blob)?;
     let effect = stored.effect.ok_or(StoredError::Field("effect"))?;
-    let keys = |keys: &[String]| keys.iter().map(|key| key_out(key)).collect::<Result<Vec<_>, _>>();
+    let keys = |keys: &[String]| {
+        keys.iter()
+            .map(|key| key_out(key))
+            .collect::<Result<Vec<_>, _>>()
+    };
     Ok(Event {
         position,
         fact: Fact {
@@ -326,7 +360,10 @@ pub(crate) fn delivery_blob(delivery: &Delivery, rest: &DeliveryRest) -> Vec<u8>
         headers: delivery
             .headers
             .iter()
-            .map(|(name, value)| messages::Header { name: name.clone(), value: value.clone() })
+            .map(|(name, value)| messages::Header {
+                name: name.clone(),
+                value: value.clone(),
+            })
             .collect(),
         auth: Some(auth_in(&delivery.auth)),
         adapter_version: delivery.adapter_version.clone(),
@@ -340,7 +377,11 @@ pub(crate) fn delivery_blob(delivery: &Delivery, rest: &DeliveryRest) -> Vec<u8>
                 // A pass is written once for all facts in a row about it.
                 let repeated = last_pass.replace(pass) == Some(pass);
                 messages::FactOf {
-                    pass: if repeated { String::new() } else { pass.as_str().to_owned() },
+                    pass: if repeated {
+                        String::new()
+                    } else {
+                        pass.as_str().to_owned()
+                    },
                     event_id: id.as_bytes().to_vec(),
                 }
             })
@@ -366,12 +407,18 @@ pub(crate) fn delivery_from(
             Some((pass, _)) if fact.pass.is_empty() => pass.clone(),
             _ => VendorId::new(&fact.pass)?,
         };
-        events.push((pass, EventId::from_bytes(id_bytes(&fact.event_id, "facts.event_id")?)));
+        events.push((
+            pass,
+            EventId::from_bytes(id_bytes(&fact.event_id, "facts.event_id")?),
+        ));
     }
     let decoded = match (undecodable, stored.control_kind) {
         (Some(undecodable), _) => undecodable,
         (None, Some(vendor_kind)) => Decoded::Control { vendor_kind },
-        (None, None) => Decoded::Facts(Box::new(DecodedFacts { notes: stored.notes, ..DecodedFacts::default() })),
+        (None, None) => Decoded::Facts(Box::new(DecodedFacts {
+            notes: stored.notes,
+            ..DecodedFacts::default()
+        })),
     };
     let delivery = Delivery {
         id,
@@ -381,7 +428,11 @@ pub(crate) fn delivery_from(
         receive_time: time_out(stored.receive_time, "receive_time")?,
         method: number::<Method>(stored.method, "method")?,
         path: stored.path,
-        headers: stored.headers.into_iter().map(|header| (header.name, header.value)).collect(),
+        headers: stored
+            .headers
+            .into_iter()
+            .map(|header| (header.name, header.value))
+            .collect(),
         body: Vec::new(),
         auth: auth_out(stored.auth)?,
         adapter_version: stored.adapter_version,
@@ -433,9 +484,10 @@ pub(crate) fn state_bytes(state: &PassState) -> Vec<u8> {
             })
             .collect(),
         had_installation: fold.had_installation,
-        validity: fold
-            .validity
-            .map(|(kind, time)| messages::Validity { kind: kind.number(), time: Some(time_in(time)) }),
+        validity: fold.validity.map(|(kind, time)| messages::Validity {
+            kind: kind.number(),
+            time: Some(time_in(time)),
+        }),
         last_redemption: fold.last_redemption.as_ref().map(redemption_in),
         refs: refs_in(&fold.refs),
         installations_uncertain: fold.installations_uncertain,
@@ -446,11 +498,14 @@ pub(crate) fn state_bytes(state: &PassState) -> Vec<u8> {
             content_digest: snapshot.content_digest,
             voided: snapshot.voided,
             redeemed_count: snapshot.redeemed_count,
-            vendor_status: snapshot.vendor_status.as_ref().map(|status| messages::VendorStatus {
-                number: status.number,
-                name: status.name.clone(),
-                attained: status.attained.clone(),
-            }),
+            vendor_status: snapshot
+                .vendor_status
+                .as_ref()
+                .map(|status| messages::VendorStatus {
+                    number: status.number,
+                    name: status.name.clone(),
+                    attained: status.attained.clone(),
+                }),
             create_time: snapshot.create_time.map(time_in),
             refs: refs_in(&snapshot.refs),
         }),
@@ -480,7 +535,10 @@ fn state_from(bytes: &[u8]) -> Result<PassState, StoredError> {
         ..Fold::default()
     };
     if let Some(validity) = stored.validity {
-        fold.validity = Some((number(validity.kind, "validity.kind")?, time_out(validity.time, "validity.time")?));
+        fold.validity = Some((
+            number(validity.kind, "validity.kind")?,
+            time_out(validity.time, "validity.time")?,
+        ));
     }
     for times in stored.kinds {
         let kind: Kind = number(times.kind, "kinds.kind")?;
@@ -494,13 +552,22 @@ fn state_from(bytes: &[u8]) -> Result<PassState, StoredError> {
     for installation in stored.installations {
         fold.installations.push(Installation {
             key: key_out(&installation.key)?,
-            scope: installation.scope.map(|scope| number(scope, "installations.scope")).transpose()?,
+            scope: installation
+                .scope
+                .map(|scope| number(scope, "installations.scope"))
+                .transpose()?,
             wallet: installation.wallet.map(wallet_out).transpose()?,
             open: installation.open,
             open_time: time_out_optional(installation.open_time, "installations.open_time")?,
             close_time: time_out_optional(installation.close_time, "installations.close_time")?,
-            transition_time: time_out(installation.transition_time, "installations.transition_time")?,
-            transition_basis: number(installation.transition_basis, "installations.transition_basis")?,
+            transition_time: time_out(
+                installation.transition_time,
+                "installations.transition_time",
+            )?,
+            transition_basis: number(
+                installation.transition_basis,
+                "installations.transition_basis",
+            )?,
         });
     }
     let snapshot = match stored.snapshot {
@@ -529,7 +596,10 @@ pub(crate) fn pass_blob(state: Vec<u8>, recent: &[(EventId, u64)]) -> Vec<u8> {
         state,
         recent: recent
             .iter()
-            .map(|(id, digest)| messages::RecentFact { id: id.as_bytes().to_vec(), content_digest: *digest })
+            .map(|(id, digest)| messages::RecentFact {
+                id: id.as_bytes().to_vec(),
+                content_digest: *digest,
+            })
             .collect(),
     })
 }
@@ -540,7 +610,12 @@ pub(crate) fn pass_from(blob: &[u8]) -> Result<(PassState, Vec<(EventId, u64)>),
     let recent = stored
         .recent
         .iter()
-        .map(|fact| Ok((EventId::from_bytes(id_bytes(&fact.id, "recent.id")?), fact.content_digest)))
+        .map(|fact| {
+            Ok((
+                EventId::from_bytes(id_bytes(&fact.id, "recent.id")?),
+                fact.content_digest,
+            ))
+        })
         .collect::<Result<_, StoredError>>()?;
     Ok((state_from(&stored.state)?, recent))
 }
@@ -549,6 +624,14 @@ pub(crate) fn pass_from(blob: &[u8]) -> Result<(PassState, Vec<(EventId, u64)>),
 pub(crate) fn events_of(source: &SourceUid, rest: &DeliveryRest) -> Vec<(PassKey, EventId)> {
     rest.events
         .iter()
-        .map(|(pass, id)| (PassKey { source: source.clone(), pass: pass.clone() }, *id))
+        .map(|(pass, id)| {
+            (
+                PassKey {
+                    source: source.clone(),
+                    pass: pass.clone(),
+                },
+                *id,
+            )
+        })
         .collect()
 }

@@ -5,23 +5,44 @@
 
 use pass_domain::delivery::DecodedFacts;
 use pass_domain::fact::{Fact, Refs};
-use pass_domain::limits::{ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTES_MAX, FACTS_PER_DELIVERY_MAX, NOTES_MAX, TEXT_BYTES_MAX};
+use pass_domain::limits::{
+    ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTES_MAX, FACTS_PER_DELIVERY_MAX, NOTES_MAX, TEXT_BYTES_MAX,
+};
 
 /// Why the facts are refused, if they are; never repeats content.
 pub(super) fn refusal(facts: &DecodedFacts) -> Option<String> {
     if facts.facts.len() > FACTS_PER_DELIVERY_MAX {
-        return Some(format!("facts: {} of them; at most {FACTS_PER_DELIVERY_MAX} are taken", facts.facts.len()));
+        return Some(format!(
+            "facts: {} of them; at most {FACTS_PER_DELIVERY_MAX} are taken",
+            facts.facts.len()
+        ));
     }
     if facts.notes.len() > NOTES_MAX {
-        return Some(format!("notes: {} of them; at most {NOTES_MAX} are taken", facts.notes.len()));
+        return Some(format!(
+            "notes: {} of them; at most {NOTES_MAX} are taken",
+            facts.notes.len()
+        ));
     }
     let field = facts
         .facts
         .iter()
         .find_map(refused_field)
-        .or_else(|| facts.snapshot.as_ref().and_then(|snapshot| refused_ref(&snapshot.refs)))
-        .or_else(|| facts.notes.iter().any(|note| note.len() > TEXT_BYTES_MAX).then_some("notes"))?;
-    Some(format!("{field}: too long or too many; cut it in the adapter"))
+        .or_else(|| {
+            facts
+                .snapshot
+                .as_ref()
+                .and_then(|snapshot| refused_ref(&snapshot.refs))
+        })
+        .or_else(|| {
+            facts
+                .notes
+                .iter()
+                .any(|note| note.len() > TEXT_BYTES_MAX)
+                .then_some("notes")
+        })?;
+    Some(format!(
+        "{field}: too long or too many; cut it in the adapter"
+    ))
 }
 
 fn refused_field(fact: &Fact) -> Option<&'static str> {
@@ -29,15 +50,23 @@ fn refused_field(fact: &Fact) -> Option<&'static str> {
         return Some("vendor_kind");
     }
     if let Some(wallet) = &fact.wallet
-        && [&wallet.native, &wallet.device_os, &wallet.device_app].into_iter().any(|text| text.len() > TEXT_BYTES_MAX)
+        && [&wallet.native, &wallet.device_os, &wallet.device_app]
+            .into_iter()
+            .any(|text| text.len() > TEXT_BYTES_MAX)
     {
         return Some("wallet");
     }
-    if fact.redemption.as_ref().is_some_and(|redemption| redemption.scanner.len() > TEXT_BYTES_MAX) {
+    if fact
+        .redemption
+        .as_ref()
+        .is_some_and(|redemption| redemption.scanner.len() > TEXT_BYTES_MAX)
+    {
         return Some("redemption.scanner");
     }
     if fact.attributes.len() > ATTRIBUTES_MAX
-        || fact.attributes.iter().any(|(name, value)| name.len() > ATTRIBUTE_NAME_BYTES_MAX || value.len() > TEXT_BYTES_MAX)
+        || fact.attributes.iter().any(|(name, value)| {
+            name.len() > ATTRIBUTE_NAME_BYTES_MAX || value.len() > TEXT_BYTES_MAX
+        })
     {
         return Some("attributes");
     }

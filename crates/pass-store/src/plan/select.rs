@@ -33,11 +33,20 @@ pub(crate) struct Selected<'a> {
 
 /// Checks each part against its spool's place, which moves on. A part that is fenced or does not follow is
 /// left out as a whole; the others go on.
-pub(crate) fn select<'a>(parts: &'a [AppendPart], places: &mut HashMap<SpoolId, SpoolPlace>) -> Selected<'a> {
-    let mut selected = Selected { parts: Vec::with_capacity(parts.len()), fresh: Vec::new() };
+pub(crate) fn select<'a>(
+    parts: &'a [AppendPart],
+    places: &mut HashMap<SpoolId, SpoolPlace>,
+) -> Selected<'a> {
+    let mut selected = Selected {
+        parts: Vec::with_capacity(parts.len()),
+        fresh: Vec::new(),
+    };
     for (part_at, part) in parts.iter().enumerate() {
         // A spool without a row was opened in a history that this database does not have.
-        let Some(place) = places.get_mut(&part.spool).filter(|place| place.generation == part.generation) else {
+        let Some(place) = places
+            .get_mut(&part.spool)
+            .filter(|place| place.generation == part.generation)
+        else {
             selected.parts.push(PartOutcome::Fenced);
             continue;
         };
@@ -49,12 +58,19 @@ pub(crate) fn select<'a>(parts: &'a [AppendPart], places: &mut HashMap<SpoolId, 
         let mut outcomes = Vec::with_capacity(part.deliveries.len());
         for (sequence, delivery) in &part.deliveries {
             if *sequence > committed_before {
-                selected.fresh.push(Fresh { part: part_at, at: outcomes.len(), delivery });
+                selected.fresh.push(Fresh {
+                    part: part_at,
+                    at: outcomes.len(),
+                    delivery,
+                });
                 place.committed_sequence = *sequence;
             }
             outcomes.push((*sequence, Outcome::Duplicate));
         }
-        selected.parts.push(PartOutcome::Committed { committed_sequence: place.committed_sequence, outcomes });
+        selected.parts.push(PartOutcome::Committed {
+            committed_sequence: place.committed_sequence,
+            outcomes,
+        });
     }
     selected
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use pass_domain::Timestamp;
 use pass_domain::delivery::{Delivery, Outcome};
 use pass_domain::event::{Event, Position};
-use pass_domain::ids::{DeliveryId, EventId, PassKey};
 use pass_domain::fold::State;
+use pass_domain::ids::{DeliveryId, EventId, PassKey};
 use pass_domain::kind::Kind;
 use proptest::prelude::*;
 
@@ -28,10 +28,16 @@ impl Tables {
     fn append(&mut self, deliveries: &[Arc<Delivery>]) -> Vec<Outcome> {
         let deliveries: Vec<&Delivery> = deliveries.iter().map(AsRef::as_ref).collect();
         let mut planner = Planner::new(self.head.clone(), 0);
-        let ids = deliveries.iter().map(|delivery| delivery.id).filter(|id| self.deliveries.contains(id));
+        let ids = deliveries
+            .iter()
+            .map(|delivery| delivery.id)
+            .filter(|id| self.deliveries.contains(id));
         planner.deliveries_loaded(ids.collect::<Vec<_>>());
         for (source, pass) in planner.passes_wanted(deliveries.iter().copied()) {
-            let found = self.passes.values().find(|row| row.source == source && row.vendor_pass_id == pass);
+            let found = self
+                .passes
+                .values()
+                .find(|row| row.source == source && row.vendor_pass_id == pass);
             let Some(row) = found else { continue };
             let (state, recent) = stored::pass_from(&row.body).expect("readable");
             planner.pass_loaded(PassLoaded {
@@ -45,28 +51,55 @@ impl Tables {
             });
         }
         let wanted = planner.facts_wanted(deliveries.iter().copied());
-        let known = self.events.iter().filter(|(id, ..)| wanted.contains(id)).map(|(id, _, digest, _)| (*id, *digest));
+        let known = self
+            .events
+            .iter()
+            .filter(|(id, ..)| wanted.contains(id))
+            .map(|(id, _, digest, _)| (*id, *digest));
         planner.facts_loaded(known.collect::<Vec<_>>());
-        let resolved: Vec<_> = deliveries.iter().map(|delivery| planner.resolve(delivery)).collect();
+        let resolved: Vec<_> = deliveries
+            .iter()
+            .map(|delivery| planner.resolve(delivery))
+            .collect();
         for number in planner.histories_wanted(&resolved) {
-            let facts = self.log().into_iter().filter(|event| self.pass_of(event.position) == number);
-            planner.history_loaded(number, facts.map(|event| event.fact).collect()).expect("complete");
+            let facts = self
+                .log()
+                .into_iter()
+                .filter(|event| self.pass_of(event.position) == number);
+            planner
+                .history_loaded(number, facts.map(|event| event.fact).collect())
+                .expect("complete");
         }
-        let outcomes = resolved.iter().map(|resolved| planner.apply(resolved)).collect();
+        let outcomes = resolved
+            .iter()
+            .map(|resolved| planner.apply(resolved))
+            .collect();
         let (head, rows) = planner.finish().expect("balanced");
         self.head = head;
-        self.deliveries.extend(rows.deliveries.iter().map(|row| row.delivery_id));
+        self.deliveries
+            .extend(rows.deliveries.iter().map(|row| row.delivery_id));
         for event in rows.events {
-            assert_eq!(event.position, self.events.len() as u64 + 1, "positions have no gap");
-            self.events.push((event.event_id, event.pass_number, event.content_digest, event.body));
+            assert_eq!(
+                event.position,
+                self.events.len() as u64 + 1,
+                "positions have no gap"
+            );
+            self.events.push((
+                event.event_id,
+                event.pass_number,
+                event.content_digest,
+                event.body,
+            ));
         }
-        self.passes.extend(rows.passes.into_iter().map(|row| (row.number, row)));
+        self.passes
+            .extend(rows.passes.into_iter().map(|row| (row.number, row)));
         outcomes
     }
 
     fn log(&self) -> Vec<Event> {
         let event = |(at, (id, _, _, body)): (usize, &(EventId, u64, u64, Vec<u8>))| {
-            stored::event_from(Position(at as u64 + 1), *id, Timestamp::UNIX_EPOCH, body).expect("readable")
+            stored::event_from(Position(at as u64 + 1), *id, Timestamp::UNIX_EPOCH, body)
+                .expect("readable")
         };
         self.events.iter().enumerate().map(event).collect()
     }
@@ -142,12 +175,28 @@ proptest! {
 #[test]
 fn an_install_that_comes_late_reopens_nothing() {
     let mut tables = Tables::default();
-    let say = |number, facts: &[make::Short]| Arc::new(make::delivery("acme", number, &Says::Facts(facts.to_vec(), None)));
-    tables.append(&[say(1, &[short(1, Kind::Installed, 10)]), say(2, &[short(1, Kind::Uninstalled, 20)])]);
-    assert_eq!(tables.append(&[say(3, &[short(1, Kind::Installed, 5)])]), [Outcome::Applied]);
+    let say = |number, facts: &[make::Short]| {
+        Arc::new(make::delivery(
+            "acme",
+            number,
+            &Says::Facts(facts.to_vec(), None),
+        ))
+    };
+    tables.append(&[
+        say(1, &[short(1, Kind::Installed, 10)]),
+        say(2, &[short(1, Kind::Uninstalled, 20)]),
+    ]);
+    assert_eq!(
+        tables.append(&[say(3, &[short(1, Kind::Installed, 5)])]),
+        [Outcome::Applied]
+    );
     let log = tables.log();
     assert_eq!(log[1].effect.state_after, State::Uninstalled);
-    assert!(log[2].effect.late && !log[2].effect.changed, "{:?}", log[2].effect);
+    assert!(
+        log[2].effect.late && !log[2].effect.changed,
+        "{:?}",
+        log[2].effect
+    );
     assert!(log[0].effect.changed && log[0].effect.opened.len() == 1);
 }
 
@@ -155,7 +204,11 @@ fn an_install_that_comes_late_reopens_nothing() {
 fn transition_facts_of_a_payload_are_remembered_with_the_pass() {
     let facts: Vec<make::Short> = (0..6).map(|at| short(1, Kind::Installed, at)).collect();
     let mut tables = Tables::default();
-    tables.append(&[Arc::new(make::delivery("acme", 1, &Says::Facts(facts.clone(), None)))]);
+    tables.append(&[Arc::new(make::delivery(
+        "acme",
+        1,
+        &Says::Facts(facts.clone(), None),
+    ))]);
     let again = make::delivery("acme", 2, &Says::Facts(facts, None));
     let row = tables.passes.values().next().expect("a pass");
     let mut planner = Planner::new(tables.head.clone(), 0);
@@ -170,16 +223,28 @@ fn transition_facts_of_a_payload_are_remembered_with_the_pass() {
         last_position: row.last_position,
         last_digest: row.last_digest,
     });
-    assert_eq!(planner.facts_wanted([&again]), [], "none of them is looked up");
+    assert_eq!(
+        planner.facts_wanted([&again]),
+        [],
+        "none of them is looked up"
+    );
     let resolved = planner.resolve(&again);
     assert_eq!(planner.apply(&resolved), Outcome::Duplicate);
 }
 
 #[test]
 fn a_pass_that_counts_other_facts_than_the_log_stops_the_plan() {
-    let late = make::delivery("acme", 2, &Says::Facts(vec![short(1, Kind::Updated, 1)], None));
+    let late = make::delivery(
+        "acme",
+        2,
+        &Says::Facts(vec![short(1, Kind::Updated, 1)], None),
+    );
     let mut tables = Tables::default();
-    tables.append(&[Arc::new(make::delivery("acme", 1, &Says::Facts(vec![short(1, Kind::Updated, 5)], None)))]);
+    tables.append(&[Arc::new(make::delivery(
+        "acme",
+        1,
+        &Says::Facts(vec![short(1, Kind::Updated, 5)], None),
+    ))]);
     let row = tables.passes.values().next().expect("a pass");
     let (state, recent) = stored::pass_from(&row.body).expect("readable");
     let mut planner = Planner::new(tables.head.clone(), 0);
@@ -195,7 +260,14 @@ fn a_pass_that_counts_other_facts_than_the_log_stops_the_plan() {
     });
     let resolved = [planner.resolve(&late)];
     assert_eq!(planner.histories_wanted(&resolved), [1]);
-    assert_eq!(planner.history_loaded(1, Vec::new()), Err(PlanError::History { number: 1, folded: 1, recorded: 0 }));
+    assert_eq!(
+        planner.history_loaded(1, Vec::new()),
+        Err(PlanError::History {
+            number: 1,
+            folded: 1,
+            recorded: 0
+        })
+    );
 }
 
 #[test]
@@ -205,7 +277,10 @@ fn parts_are_taken_left_out_or_fenced_one_by_one() {
     let part = |id, generation, sequences: &[u64]| AppendPart {
         spool: spool(id),
         generation,
-        deliveries: sequences.iter().map(|sequence| (*sequence, Arc::clone(&delivery))).collect(),
+        deliveries: sequences
+            .iter()
+            .map(|sequence| (*sequence, Arc::clone(&delivery)))
+            .collect(),
     };
     let parts = [
         part(1, 1, &[4, 5, 6, 7]),
@@ -217,26 +292,46 @@ fn parts_are_taken_left_out_or_fenced_one_by_one() {
         part(1, 1, &[]),
         part(4, 7, &[u64::MAX]),
     ];
-    let place = |generation, committed_sequence| SpoolPlace { generation, committed_sequence };
-    let mut places = HashMap::from([(spool(1), place(1, 5)), (spool(2), place(2, 0)), (spool(4), place(7, 0))]);
+    let place = |generation, committed_sequence| SpoolPlace {
+        generation,
+        committed_sequence,
+    };
+    let mut places = HashMap::from([
+        (spool(1), place(1, 5)),
+        (spool(2), place(2, 0)),
+        (spool(4), place(7, 0)),
+    ]);
     let selected = select(&parts, &mut places);
     let committed = |committed_sequence, sequences: &[u64]| PartOutcome::Committed {
         committed_sequence,
-        outcomes: sequences.iter().map(|sequence| (*sequence, Outcome::Duplicate)).collect(),
+        outcomes: sequences
+            .iter()
+            .map(|sequence| (*sequence, Outcome::Duplicate))
+            .collect(),
     };
     assert_eq!(
         selected.parts,
         [
             committed(7, &[4, 5, 6, 7]),
             committed(8, &[8]),
-            PartOutcome::Gap { expected_sequence: 9 },
+            PartOutcome::Gap {
+                expected_sequence: 9
+            },
             PartOutcome::Fenced,
             PartOutcome::Fenced,
-            PartOutcome::Gap { expected_sequence: 10 },
+            PartOutcome::Gap {
+                expected_sequence: 10
+            },
             committed(8, &[]),
-            PartOutcome::Gap { expected_sequence: 1 },
+            PartOutcome::Gap {
+                expected_sequence: 1
+            },
         ]
     );
-    let fresh: Vec<(usize, usize)> = selected.fresh.iter().map(|fresh| (fresh.part, fresh.at)).collect();
+    let fresh: Vec<(usize, usize)> = selected
+        .fresh
+        .iter()
+        .map(|fresh| (fresh.part, fresh.at))
+        .collect();
     assert_eq!(fresh, [(0, 2), (0, 3), (1, 0)]);
 }

@@ -11,7 +11,8 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, QueryResult, Statement};
 
 use super::SqlStore;
 use super::rows::{
-    Failure, bits, bytes, bytes_or_null, get, get_bits, get_id, get_number, number, signed, text, time,
+    Failure, bits, bytes, bytes_or_null, get, get_bits, get_id, get_number, number, signed, text,
+    time,
 };
 use crate::contract::{AppendPart, Appended, Books, Head, PartOutcome, QuarantineState, SpoolId};
 use crate::plan::{DeliveryRow, HeadRow, PassLoaded, Planner, Resolved, Rows, SpoolPlace, select};
@@ -54,16 +55,26 @@ pub(super) fn head_of(row: &HeadRow) -> Result<Head, Failure> {
 
 impl SqlStore {
     /// Locks the head: the first thing in every writing transaction, so that commit order is position order.
-    pub(super) async fn head_lock(&self, transaction: &DatabaseTransaction) -> Result<HeadRow, Failure> {
+    pub(super) async fn head_lock(
+        &self,
+        transaction: &DatabaseTransaction,
+    ) -> Result<HeadRow, Failure> {
         let row = transaction
-            .query_one_raw(Statement::from_string(self.backend(), &self.statements.head_lock))
+            .query_one_raw(Statement::from_string(
+                self.backend(),
+                &self.statements.head_lock,
+            ))
             .await?
             .ok_or_else(|| crate::contract::Error::Corrupt("log_head has no row".to_owned()))?;
         head_row_from(&row)
     }
 
     /// Writes the head back.
-    pub(super) async fn head_write(&self, transaction: &DatabaseTransaction, head: &HeadRow) -> Result<(), Failure> {
+    pub(super) async fn head_write(
+        &self,
+        transaction: &DatabaseTransaction,
+        head: &HeadRow,
+    ) -> Result<(), Failure> {
         let books = &head.books;
         let values = [
             bits(head.epoch),
@@ -84,30 +95,51 @@ impl SqlStore {
             number(books.differing_duplicates),
             number(books.quarantine_open),
         ];
-        let statement = Statement::from_sql_and_values(self.backend(), &self.statements.head_write, values);
+        let statement =
+            Statement::from_sql_and_values(self.backend(), &self.statements.head_write, values);
         transaction.execute_raw(statement).await?;
         Ok(())
     }
 
     /// See [`crate::PassStore::append`].
-    pub(super) async fn append_inner(&self, parts: &[AppendPart], now: Timestamp) -> Result<Appended, Failure> {
+    pub(super) async fn append_inner(
+        &self,
+        parts: &[AppendPart],
+        now: Timestamp,
+    ) -> Result<Appended, Failure> {
         let transaction = self.begin().await?;
         let head = self.head_lock(&transaction).await?;
         let mut places = self.spool_places(&transaction, parts).await?;
         let mut selected = select(parts, &mut places);
         if selected.fresh.is_empty() {
             transaction.rollback().await?;
-            return Ok(Appended { parts: selected.parts, head: head_of(&head)? });
+            return Ok(Appended {
+                parts: selected.parts,
+                head: head_of(&head)?,
+            });
         }
-        let deliveries: Vec<&Delivery> = selected.fresh.iter().map(|fresh| fresh.delivery).collect();
+        let deliveries: Vec<&Delivery> =
+            selected.fresh.iter().map(|fresh| fresh.delivery).collect();
         let mut planner = Planner::new(head, to_micros(now));
-        let ids: Vec<_> = deliveries.iter().map(|delivery| bytes(delivery.id.as_bytes().as_slice())).collect();
-        for row in self.statements.deliveries_known.query(&transaction, &[], &ids).await? {
+        let ids: Vec<_> = deliveries
+            .iter()
+            .map(|delivery| bytes(delivery.id.as_bytes().as_slice()))
+            .collect();
+        for row in self
+            .statements
+            .deliveries_known
+            .query(&transaction, &[], &ids)
+            .await?
+        {
             planner.deliveries_loaded([DeliveryId::from_bytes(get_id(&row, 0, "delivery_id")?)]);
         }
         self.load(&transaction, &mut planner, &deliveries).await?;
-        let resolved: Vec<Resolved<'_>> = deliveries.iter().map(|delivery| planner.resolve(delivery)).collect();
-        self.load_histories(&transaction, &mut planner, &resolved).await?;
+        let resolved: Vec<Resolved<'_>> = deliveries
+            .iter()
+            .map(|delivery| planner.resolve(delivery))
+            .collect();
+        self.load_histories(&transaction, &mut planner, &resolved)
+            .await?;
         for (fresh, resolved) in selected.fresh.iter().zip(&resolved) {
             let outcome = planner.apply(resolved);
             if let PartOutcome::Committed { outcomes, .. } = &mut selected.parts[fresh.part] {
@@ -121,14 +153,24 @@ impl SqlStore {
             if let PartOutcome::Committed { .. } = outcome
                 && let Some(place) = places.remove(&part.spool)
             {
-                let values = [number(place.committed_sequence), bytes(part.spool.0.as_slice())];
-                let statement = Statement::from_sql_and_values(self.backend(), &self.statements.spool_progress, values);
+                let values = [
+                    number(place.committed_sequence),
+                    bytes(part.spool.0.as_slice()),
+                ];
+                let statement = Statement::from_sql_and_values(
+                    self.backend(),
+                    &self.statements.spool_progress,
+                    values,
+                );
                 transaction.execute_raw(statement).await?;
             }
         }
         self.head_write(&transaction, &head).await?;
         self.commit(transaction, written_bytes).await?;
-        Ok(Appended { parts: selected.parts, head: head_of(&head)? })
+        Ok(Appended {
+            parts: selected.parts,
+            head: head_of(&head)?,
+        })
     }
 
     async fn spool_places(
@@ -136,10 +178,21 @@ impl SqlStore {
         transaction: &DatabaseTransaction,
         parts: &[AppendPart],
     ) -> Result<HashMap<SpoolId, SpoolPlace>, Failure> {
-        let keys: Vec<_> = parts.iter().map(|part| bytes(part.spool.0.as_slice())).collect();
+        let keys: Vec<_> = parts
+            .iter()
+            .map(|part| bytes(part.spool.0.as_slice()))
+            .collect();
         let mut places = HashMap::new();
-        for row in self.statements.spools.query(transaction, &[], &keys).await? {
-            let place = SpoolPlace { generation: get_number(&row, 1)?, committed_sequence: get_number(&row, 2)? };
+        for row in self
+            .statements
+            .spools
+            .query(transaction, &[], &keys)
+            .await?
+        {
+            let place = SpoolPlace {
+                generation: get_number(&row, 1)?,
+                committed_sequence: get_number(&row, 2)?,
+            };
             places.insert(SpoolId(get_id(&row, 0, "spool_id")?), place);
         }
         Ok(places)
@@ -158,7 +211,12 @@ impl SqlStore {
             by_source.entry(source).or_default().push(text(pass));
         }
         for (source, passes) in by_source {
-            for row in self.statements.passes_by_name.query(connection, &[text(source)], &passes).await? {
+            for row in self
+                .statements
+                .passes_by_name
+                .query(connection, &[text(source)], &passes)
+                .await?
+            {
                 let (state, recent) = stored::pass_from(&get::<Vec<u8>>(&row, 8)?)?;
                 planner.pass_loaded(PassLoaded {
                     number: get_number(&row, 0)?,
@@ -172,8 +230,16 @@ impl SqlStore {
             }
         }
         let wanted = planner.facts_wanted(deliveries.iter().copied());
-        let keys: Vec<_> = wanted.iter().map(|id| bytes(id.as_bytes().as_slice())).collect();
-        for row in self.statements.facts_known.query(connection, &[], &keys).await? {
+        let keys: Vec<_> = wanted
+            .iter()
+            .map(|id| bytes(id.as_bytes().as_slice()))
+            .collect();
+        for row in self
+            .statements
+            .facts_known
+            .query(connection, &[], &keys)
+            .await?
+        {
             let id = EventId::from_bytes(get_id(&row, 0, "event_id")?);
             planner.facts_loaded([(id, get_bits(&row, 1)?)]);
         }
@@ -189,13 +255,22 @@ impl SqlStore {
     ) -> Result<(), Failure> {
         for pass in planner.histories_wanted(resolved) {
             let values = [number(pass)];
-            let statement = Statement::from_sql_and_values(self.backend(), &self.statements.history, values);
+            let statement =
+                Statement::from_sql_and_values(self.backend(), &self.statements.history, values);
             let rows = connection.query_all_raw(statement).await?;
             let mut facts = Vec::with_capacity(rows.len());
             for row in rows {
                 let id = EventId::from_bytes(get_id(&row, 1, "event_id")?);
                 let position = Position(get_number(&row, 0)?);
-                facts.push(stored::event_from(position, id, time(get(&row, 2)?)?, &get::<Vec<u8>>(&row, 3)?)?.fact);
+                facts.push(
+                    stored::event_from(
+                        position,
+                        id,
+                        time(get(&row, 2)?)?,
+                        &get::<Vec<u8>>(&row, 3)?,
+                    )?
+                    .fact,
+                );
             }
             planner.history_loaded(pass, facts)?;
         }
@@ -212,7 +287,16 @@ impl SqlStore {
         let mut personal = Vec::with_capacity(rows.deliveries.len());
         let mut deliveries = Vec::with_capacity(rows.deliveries.len());
         for row in rows.deliveries {
-            let DeliveryRow { number, delivery_id, source, outcome, body, personal: holder, raw_body, quarantine: why } = row;
+            let DeliveryRow {
+                number,
+                delivery_id,
+                source,
+                outcome,
+                body,
+                personal: holder,
+                raw_body,
+                quarantine: why,
+            } = row;
             personal.push((number, holder, raw_body));
             deliveries.push((number, delivery_id, source, outcome, body));
             quarantine.extend(why.map(|(reason, detail)| (number, reason, detail)));
@@ -220,16 +304,20 @@ impl SqlStore {
         let statements = &self.statements;
         statements
             .delivery_insert
-            .execute(transaction, deliveries, |(at, id, source, outcome, body), values| {
-                values.extend([
-                    number(at),
-                    bytes(id.as_bytes().as_slice()),
-                    text(source.as_str()),
-                    signed(record_micros),
-                    outcome_value(outcome),
-                    bytes(body),
-                ]);
-            })
+            .execute(
+                transaction,
+                deliveries,
+                |(at, id, source, outcome, body), values| {
+                    values.extend([
+                        number(at),
+                        bytes(id.as_bytes().as_slice()),
+                        text(source.as_str()),
+                        signed(record_micros),
+                        outcome_value(outcome),
+                        bytes(body),
+                    ]);
+                },
+            )
             .await?;
         statements
             .personal_insert
@@ -250,7 +338,8 @@ impl SqlStore {
                 ]);
             })
             .await?;
-        self.write_events_and_passes(transaction, rows.events, rows.passes, record_micros).await
+        self.write_events_and_passes(transaction, rows.events, rows.passes, record_micros)
+            .await
     }
 
     /// Writes the rows that a replay writes too.
@@ -304,7 +393,11 @@ pub(super) fn outcome_value(outcome: Outcome) -> sea_orm::Value {
 
 /// About how many bytes a transaction writes, for the pace of checkpoints.
 fn written_bytes(rows: &Rows<'_>) -> u64 {
-    let deliveries: usize = rows.deliveries.iter().map(|row| row.body.len() + row.personal.len() + row.raw_body.len()).sum();
+    let deliveries: usize = rows
+        .deliveries
+        .iter()
+        .map(|row| row.body.len() + row.personal.len() + row.raw_body.len())
+        .sum();
     let events: usize = rows.events.iter().map(|row| row.body.len()).sum();
     let passes: usize = rows.passes.iter().map(|row| row.body.len()).sum();
     (deliveries + events + passes) as u64

@@ -28,7 +28,8 @@ fn word<N: Numbered>(number: i64, field: &'static str) -> Result<N, Failure> {
 }
 
 fn words(bytes: Vec<u8>) -> Result<String, Failure> {
-    String::from_utf8(bytes).map_err(|_| Error::Corrupt("a quarantine row's text is not UTF-8".to_owned()).into())
+    String::from_utf8(bytes)
+        .map_err(|_| Error::Corrupt("a quarantine row's text is not UTF-8".to_owned()).into())
 }
 
 fn quarantine_of(model: quarantine::Model) -> Result<QuarantineRecord, Failure> {
@@ -45,13 +46,15 @@ fn found_of(delivery: delivery::Model, stay: Option<quarantine::Model>) -> Resul
     let quarantine = stay.map(quarantine_of).transpose()?;
     let outcome: Outcome = word(delivery.outcome, "delivery.outcome")?;
     let undecodable = match (&quarantine, outcome) {
-        (Some(stay), Outcome::Quarantined) => {
-            Some(Decoded::Undecodable(Undecodable { reason: stay.reason, detail: stay.detail.clone() }))
-        }
+        (Some(stay), Outcome::Quarantined) => Some(Decoded::Undecodable(Undecodable {
+            reason: stay.reason,
+            detail: stay.detail.clone(),
+        })),
         _ => None,
     };
     let id = DeliveryId::from_bytes(id_bytes(&delivery.delivery_id, "delivery_id")?);
-    let (told, rest) = stored::delivery_from(id, source(&delivery.source)?, undecodable, &delivery.body)?;
+    let (told, rest) =
+        stored::delivery_from(id, source(&delivery.source)?, undecodable, &delivery.body)?;
     let record = DeliveryRecord {
         number: unsigned(delivery.number)?,
         events: stored::events_of(&told.source, &rest),
@@ -78,7 +81,9 @@ impl SqlStore {
             .one(connection)
             .await?;
         let Some(found) = found else { return Ok(None) };
-        let stay = quarantine::Entity::find_by_id(found.number).one(connection).await?;
+        let stay = quarantine::Entity::find_by_id(found.number)
+            .one(connection)
+            .await?;
         found_of(found, stay).map(Some)
     }
 
@@ -90,16 +95,23 @@ impl SqlStore {
         with_body: bool,
     ) -> Result<Option<DeliveryRecord>, Failure> {
         let found = self.delivery_get(self.readers(), id).await?;
-        let Some(Found { mut record, .. }) = found.filter(|found| scope.allows(&found.record.delivery.source)) else {
+        let Some(Found { mut record, .. }) =
+            found.filter(|found| scope.allows(&found.record.delivery.source))
+        else {
             return Ok(None);
         };
         if scope.personal {
-            let sql = spelled(self.backend(), "SELECT personal, raw_body FROM delivery_personal WHERE number = ?");
-            let statement = Statement::from_sql_and_values(self.backend(), sql, [number(record.number)]);
+            let sql = spelled(
+                self.backend(),
+                "SELECT personal, raw_body FROM delivery_personal WHERE number = ?",
+            );
+            let statement =
+                Statement::from_sql_and_values(self.backend(), sql, [number(record.number)]);
             if let Some(row) = self.readers().query_one_raw(statement).await? {
                 let told = Arc::make_mut(&mut record.delivery);
                 if let Decoded::Facts(facts) = &mut told.decoded {
-                    facts.personal = stored::personal_from(&get::<Vec<u8>>(&row, 0)?)?.unwrap_or_default();
+                    facts.personal =
+                        stored::personal_from(&get::<Vec<u8>>(&row, 0)?)?.unwrap_or_default();
                 }
                 if with_body {
                     told.body = get(&row, 1)?;
@@ -117,7 +129,11 @@ impl SqlStore {
         place: u64,
         rows_max: u32,
     ) -> Result<Page<DeliveryRecord>, Failure> {
-        let before = if place == 0 { i64::MAX } else { i64::try_from(place).unwrap_or(i64::MAX) };
+        let before = if place == 0 {
+            i64::MAX
+        } else {
+            i64::try_from(place).unwrap_or(i64::MAX)
+        };
         let (deliveries, stays) = if quarantine_open {
             // The state is spelled out, not bound, so that the partial index is used.
             let stays = quarantine::Entity::find()

@@ -34,22 +34,34 @@ impl Reader {
             if self.personal.as_ref().is_none_or(|(of, _)| *of != delivery) {
                 // The row is gone if the holder was erased.
                 let blob: Option<Vec<u8>> = get(row, 5)?;
-                let personal = stored::personal_from(blob.as_deref().unwrap_or_default())?.map(Arc::new);
+                let personal =
+                    stored::personal_from(blob.as_deref().unwrap_or_default())?.map(Arc::new);
                 self.personal = Some((delivery, personal));
             }
-            event.personal = self.personal.as_ref().and_then(|(_, personal)| personal.clone());
+            event.personal = self
+                .personal
+                .as_ref()
+                .and_then(|(_, personal)| personal.clone());
         }
         Ok(event)
     }
 }
 
 impl SqlStore {
-    async fn read_all(&self, statement: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<QueryResult>, Failure> {
+    async fn read_all(
+        &self,
+        statement: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Vec<QueryResult>, Failure> {
         let statement = Statement::from_sql_and_values(self.backend(), statement, values);
         Ok(self.readers().query_all_raw(statement).await?)
     }
 
-    async fn read_one(&self, statement: &str, values: impl IntoIterator<Item = Value>) -> Result<Option<QueryResult>, Failure> {
+    async fn read_one(
+        &self,
+        statement: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Option<QueryResult>, Failure> {
         let statement = Statement::from_sql_and_values(self.backend(), statement, values);
         Ok(self.readers().query_one_raw(statement).await?)
     }
@@ -73,24 +85,36 @@ impl SqlStore {
         if position.0 > i64::MAX as u64 {
             return Ok(None);
         }
-        let row = self.read_one(&self.statements.event_id_at, [number(position.0)]).await?;
+        let row = self
+            .read_one(&self.statements.event_id_at, [number(position.0)])
+            .await?;
         let id = row.map(|row| get_id(&row, 0, "event_id")).transpose()?;
         Ok(id.map(|id| Cursor::digest_of(&EventId::from_bytes(id))))
     }
 
     /// See [`crate::PassStore::position_before_time`]. Record times never go back, so halving finds the
     /// place in about as many look-ups as the position has bits, without an index of its own.
-    pub(super) async fn position_before_time_inner(&self, record_time: Timestamp) -> Result<Position, Failure> {
+    pub(super) async fn position_before_time_inner(
+        &self,
+        record_time: Timestamp,
+    ) -> Result<Position, Failure> {
         // Record times are whole microseconds: one at or after the time is at or after its ceiling.
         let below = to_micros(record_time);
         let sought = below + i64::from(record_time.as_nanosecond().rem_euclid(1_000) != 0);
         let (mut before, mut last) = (0, self.head_inner().await?.position.0);
         while before < last {
             let middle = before + (last - before).div_ceil(2);
-            let row = self.read_one(&self.statements.event_time, [number(middle)]).await?;
+            let row = self
+                .read_one(&self.statements.event_time, [number(middle)])
+                .await?;
             let micros: i64 = match row {
                 Some(row) => get(&row, 0)?,
-                None => return Err(crate::contract::Error::Corrupt(format!("no event at position {middle}")).into()),
+                None => {
+                    return Err(crate::contract::Error::Corrupt(format!(
+                        "no event at position {middle}"
+                    ))
+                    .into());
+                }
             };
             if micros < sought {
                 before = middle;
@@ -109,15 +133,33 @@ impl SqlStore {
         rows_max: u32,
     ) -> Result<Page<Arc<Event>>, Failure> {
         let statements = &self.statements;
-        let statement = if scope.personal { &statements.events_after_personal } else { &statements.events_after };
-        let rows = self.read_all(statement, [from(after.0), limit(rows_max)]).await?;
+        let statement = if scope.personal {
+            &statements.events_after_personal
+        } else {
+            &statements.events_after
+        };
+        let rows = self
+            .read_all(statement, [from(after.0), limit(rows_max)])
+            .await?;
         let next = rows.last().map(|row| get_number(row, 0)).transpose()?;
-        Ok(Page { rows: events(scope, &rows, |_| true)?, next })
+        Ok(Page {
+            rows: events(scope, &rows, |_| true)?,
+            next,
+        })
     }
 
     /// See [`crate::PassStore::event_find`].
-    pub(super) async fn event_find_inner(&self, scope: &Scope, id: EventId) -> Result<Option<Arc<Event>>, Failure> {
-        let row = self.read_one(&self.statements.event_by_id, [bytes(id.as_bytes().as_slice())]).await?;
+    pub(super) async fn event_find_inner(
+        &self,
+        scope: &Scope,
+        id: EventId,
+    ) -> Result<Option<Arc<Event>>, Failure> {
+        let row = self
+            .read_one(
+                &self.statements.event_by_id,
+                [bytes(id.as_bytes().as_slice())],
+            )
+            .await?;
         let Some(row) = row else { return Ok(None) };
         let event = Reader::default().event(&row, scope.personal)?;
         Ok(scope.allows(&event.source).then(|| Arc::new(event)))
@@ -132,20 +174,39 @@ impl SqlStore {
         place: u64,
         rows_max: u32,
     ) -> Result<Page<Arc<Event>>, Failure> {
-        let place = if descending { from_end(place) } else { from(place) };
+        let place = if descending {
+            from_end(place)
+        } else {
+            from(place)
+        };
         let statements = &self.statements;
         let rows = match parent {
             EventParent::Pass(key) => {
                 if !scope.allows(&key.source) {
-                    return Ok(Page { rows: Vec::new(), next: None });
+                    return Ok(Page {
+                        rows: Vec::new(),
+                        next: None,
+                    });
                 }
-                let statement =
-                    if descending { &statements.events_of_pass_before } else { &statements.events_of_pass_after };
-                let values = [text(key.source.as_str()), text(key.pass.as_str()), place, limit(rows_max)];
+                let statement = if descending {
+                    &statements.events_of_pass_before
+                } else {
+                    &statements.events_of_pass_after
+                };
+                let values = [
+                    text(key.source.as_str()),
+                    text(key.pass.as_str()),
+                    place,
+                    limit(rows_max),
+                ];
                 self.read_all(statement, values).await?
             }
             EventParent::Source(_) | EventParent::All => {
-                let statement = if descending { &statements.events_before } else { &statements.events_after_personal };
+                let statement = if descending {
+                    &statements.events_before
+                } else {
+                    &statements.events_after_personal
+                };
                 self.read_all(statement, [place, limit(rows_max)]).await?
             }
         };
@@ -158,7 +219,11 @@ impl SqlStore {
     }
 }
 
-fn events(scope: &Scope, rows: &[QueryResult], wanted: impl Fn(&Event) -> bool) -> Result<Vec<Arc<Event>>, Failure> {
+fn events(
+    scope: &Scope,
+    rows: &[QueryResult],
+    wanted: impl Fn(&Event) -> bool,
+) -> Result<Vec<Arc<Event>>, Failure> {
     let mut reader = Reader::default();
     let mut events = Vec::with_capacity(rows.len());
     for row in rows {

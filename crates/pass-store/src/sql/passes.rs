@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use pass_domain::event::Position;
 use pass_domain::ids::{PassKey, SourceUid, VendorId};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QueryResult, QuerySelect, Statement};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QueryResult, QuerySelect,
+    Statement,
+};
 
 use super::entity::pass;
 use super::events::from_end;
@@ -43,7 +46,10 @@ fn record_of(model: pass::Model) -> Result<PassRecord, Failure> {
 }
 
 fn key_from(source_uid: &str, pass: &str) -> Result<PassKey, Failure> {
-    Ok(PassKey { source: source(source_uid)?, pass: VendorId::new(pass).map_err(StoredError::Id)? })
+    Ok(PassKey {
+        source: source(source_uid)?,
+        pass: VendorId::new(pass).map_err(StoredError::Id)?,
+    })
 }
 
 impl SqlStore {
@@ -55,12 +61,20 @@ impl SqlStore {
     ) -> Result<Vec<Option<PassRecord>>, Failure> {
         let mut by_source: HashMap<&SourceUid, Vec<_>> = HashMap::new();
         for key in keys.iter().filter(|key| scope.allows(&key.source)) {
-            by_source.entry(&key.source).or_default().push(text(key.pass.as_str()));
+            by_source
+                .entry(&key.source)
+                .or_default()
+                .push(text(key.pass.as_str()));
         }
         let mut found = HashMap::new();
         for (source, passes) in by_source {
             let before = [text(source.as_str())];
-            for row in self.statements.passes_by_name.query(self.readers(), &before, &passes).await? {
+            for row in self
+                .statements
+                .passes_by_name
+                .query(self.readers(), &before, &passes)
+                .await?
+            {
                 let record = record_from(&row, 0)?;
                 found.insert(record.key.clone(), record);
             }
@@ -79,7 +93,8 @@ impl SqlStore {
         rows_max: u32,
     ) -> Result<Page<PassRecord>, Failure> {
         let wanted = |record: &PassRecord| {
-            scope.allows(&record.key.source) && source.is_none_or(|source| record.key.source == *source)
+            scope.allows(&record.key.source)
+                && source.is_none_or(|source| record.key.source == *source)
         };
         match order {
             PassOrder::FirstSeen => {
@@ -91,13 +106,22 @@ impl SqlStore {
                     .all(self.readers())
                     .await?;
                 let next = next(&models, rows_max, |model| unsigned(model.number))?;
-                let records = models.into_iter().map(record_of).collect::<Result<Vec<_>, _>>()?;
-                Ok(Page { rows: records.into_iter().filter(wanted).collect(), next })
+                let records = models
+                    .into_iter()
+                    .map(record_of)
+                    .collect::<Result<Vec<_>, _>>()?;
+                Ok(Page {
+                    rows: records.into_iter().filter(wanted).collect(),
+                    next,
+                })
             }
             PassOrder::LastEventDescending => {
                 let values = [from_end(place), limit(rows_max)];
-                let statement =
-                    Statement::from_sql_and_values(self.backend(), &self.statements.passes_last_event, values);
+                let statement = Statement::from_sql_and_values(
+                    self.backend(),
+                    &self.statements.passes_last_event,
+                    values,
+                );
                 let rows = self.readers().query_all_raw(statement).await?;
                 let next = next(&rows, rows_max, |row| get_number(row, 0))?;
                 let mut records = Vec::new();
@@ -107,7 +131,10 @@ impl SqlStore {
                     }
                 }
                 records.retain(wanted);
-                Ok(Page { rows: records, next })
+                Ok(Page {
+                    rows: records,
+                    next,
+                })
             }
         }
     }
@@ -131,8 +158,11 @@ impl SqlStore {
         if let Some(source) = source {
             query = query.filter(pass::Column::Source.eq(source.as_str()));
         }
-        let models =
-            query.order_by_asc(pass::Column::Number).limit(bounded(rows_max)).all(self.readers()).await?;
+        let models = query
+            .order_by_asc(pass::Column::Number)
+            .limit(bounded(rows_max))
+            .all(self.readers())
+            .await?;
         models.into_iter().map(record_of).collect()
     }
 }

@@ -36,12 +36,18 @@ impl SqlStore {
         values: impl IntoIterator<Item = Value>,
     ) -> Result<(), Failure> {
         let sql = spelled(self.backend(), statement);
-        transaction.execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        transaction
+            .execute_raw(Statement::from_sql_and_values(self.backend(), sql, values))
+            .await?;
         Ok(())
     }
 
     /// See [`crate::PassStore::delivery_replay`].
-    pub(super) async fn delivery_replay_inner(&self, again: &Delivery, now: Timestamp) -> Result<Replayed, Failure> {
+    pub(super) async fn delivery_replay_inner(
+        &self,
+        again: &Delivery,
+        now: Timestamp,
+    ) -> Result<Replayed, Failure> {
         let transaction = self.begin().await?;
         let head = self.head_lock(&transaction).await?;
         let Some(Found { record, rest }) = self.delivery_get(&transaction, again.id).await? else {
@@ -53,12 +59,20 @@ impl SqlStore {
             return Ok(Replayed::NotQuarantined);
         };
         if again.source != record.delivery.source {
-            return Err(Error::Refused(format!("delivery {}: decoded for another source", again.id)).into());
+            return Err(Error::Refused(format!(
+                "delivery {}: decoded for another source",
+                again.id
+            ))
+            .into());
         }
         if stay.state == QuarantineState::Replayed {
             transaction.rollback().await?;
             let conflict = gives_other_events(&record, &again.decoded);
-            return Ok(if conflict { Replayed::Conflict } else { Replayed::Done(Box::new(record), head_of(&head)?) });
+            return Ok(if conflict {
+                Replayed::Conflict
+            } else {
+                Replayed::Done(Box::new(record), head_of(&head)?)
+            });
         }
         // What was received is as recorded; only what was made of it is new.
         let mut delivery = Delivery::clone(&record.delivery);
@@ -68,7 +82,8 @@ impl SqlStore {
         let mut planner = Planner::new(head, to_micros(now));
         self.load(&transaction, &mut planner, &[&delivery]).await?;
         let resolved = [planner.resolve_decoded(&delivery)];
-        self.load_histories(&transaction, &mut planner, &resolved).await?;
+        self.load_histories(&transaction, &mut planner, &resolved)
+            .await?;
         let outcome = planner.apply_as(&resolved[0], record.number, record.body_bytes);
         let books = planner.books_mut();
         *outcome_counter(books, record.outcome) -= 1;
@@ -81,16 +96,31 @@ impl SqlStore {
         let (head, mut rows) = planner.finish()?;
         let row = rows.deliveries.pop().expect("apply_as makes one row");
         let (body, personal, why) = (row.body, row.personal, row.quarantine);
-        self.write_replayed(&transaction, record.number, outcome, body, personal, why, record_micros).await?;
-        self.write_events_and_passes(&transaction, rows.events, rows.passes, record_micros).await?;
+        self.write_replayed(
+            &transaction,
+            record.number,
+            outcome,
+            body,
+            personal,
+            why,
+            record_micros,
+        )
+        .await?;
+        self.write_events_and_passes(&transaction, rows.events, rows.passes, record_micros)
+            .await?;
         self.head_write(&transaction, &head).await?;
         let record = self.delivery_get(&transaction, again.id).await?;
-        let record = record.ok_or_else(|| Error::Corrupt(format!("delivery {} is gone", again.id)))?.record;
+        let record = record
+            .ok_or_else(|| Error::Corrupt(format!("delivery {} is gone", again.id)))?
+            .record;
         self.commit(transaction, 0).await?;
         Ok(Replayed::Done(Box::new(record), head_of(&head)?))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the columns of three rows, used once")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the columns of three rows, used once"
+    )]
     async fn write_replayed(
         &self,
         transaction: &DatabaseTransaction,
@@ -102,10 +132,16 @@ impl SqlStore {
         record_micros: i64,
     ) -> Result<(), Failure> {
         let delivery = "UPDATE delivery SET outcome = ?, body = ? WHERE number = ?";
-        self.write_one(transaction, delivery, [outcome_value(outcome), bytes(body), number(at)]).await?;
+        self.write_one(
+            transaction,
+            delivery,
+            [outcome_value(outcome), bytes(body), number(at)],
+        )
+        .await?;
         // No row: the holder was erased meanwhile, and stays so.
         let holder = "UPDATE delivery_personal SET personal = ? WHERE number = ?";
-        self.write_one(transaction, holder, [bytes(personal), number(at)]).await?;
+        self.write_one(transaction, holder, [bytes(personal), number(at)])
+            .await?;
         match why {
             Some((reason, detail)) => {
                 let stay = "UPDATE quarantine SET state = ?, reason = ?, detail = ?, update_micros = ?, \
@@ -122,8 +158,12 @@ impl SqlStore {
             }
             None => {
                 let stay = "UPDATE quarantine SET state = ?, update_micros = ?, discard_reason = ? WHERE number = ?";
-                let values =
-                    [state_value(QuarantineState::Replayed), signed(record_micros), bytes(Vec::new()), number(at)];
+                let values = [
+                    state_value(QuarantineState::Replayed),
+                    signed(record_micros),
+                    bytes(Vec::new()),
+                    number(at),
+                ];
                 self.write_one(transaction, stay, values).await
             }
         }
@@ -165,7 +205,10 @@ impl SqlStore {
         ];
         self.write_one(&transaction, statement, values).await?;
         self.head_write(&transaction, &head).await?;
-        let record = self.delivery_get(&transaction, id).await?.map(|found| found.record);
+        let record = self
+            .delivery_get(&transaction, id)
+            .await?
+            .map(|found| found.record);
         self.commit(transaction, 0).await?;
         Ok(record)
     }
@@ -177,7 +220,9 @@ fn state_value(state: QuarantineState) -> Value {
 
 /// True if a delivery has events and decoding it again gives others.
 fn gives_other_events(record: &DeliveryRecord, again: &Decoded) -> bool {
-    let Decoded::Facts(facts) = again else { return false };
+    let Decoded::Facts(facts) = again else {
+        return false;
+    };
     let mine: BTreeSet<EventId> = record.events.iter().map(|(_, id)| *id).collect();
     let theirs: BTreeSet<EventId> = facts.facts.iter().map(|fact| fact.id).collect();
     !mine.is_empty() && mine != theirs

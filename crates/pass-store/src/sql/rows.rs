@@ -46,7 +46,9 @@ impl From<PlanError> for Failure {
 
 /// A number that is never negative.
 pub(crate) fn number(value: u64) -> Value {
-    Value::BigInt(Some(i64::try_from(value).expect("counters and positions stay below 2^63")))
+    Value::BigInt(Some(
+        i64::try_from(value).expect("counters and positions stay below 2^63"),
+    ))
 }
 
 /// A signed number.
@@ -90,7 +92,11 @@ pub(crate) fn get_bits(row: &QueryResult, at: usize) -> Result<u64, Failure> {
 }
 
 /// Reads 16 bytes.
-pub(crate) fn get_id(row: &QueryResult, at: usize, field: &'static str) -> Result<[u8; 16], Failure> {
+pub(crate) fn get_id(
+    row: &QueryResult,
+    at: usize,
+    field: &'static str,
+) -> Result<[u8; 16], Failure> {
     Ok(crate::stored::id_bytes(&get::<Vec<u8>>(row, at)?, field)?)
 }
 

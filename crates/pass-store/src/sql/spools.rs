@@ -1,6 +1,9 @@
 //! Spools and the epoch.
 
-use sea_orm::{ActiveValue::Set, DatabaseTransaction, EntityTrait, QueryOrder, QuerySelect, sea_query::OnConflict};
+use sea_orm::{
+    ActiveValue::Set, DatabaseTransaction, EntityTrait, QueryOrder, QuerySelect,
+    sea_query::OnConflict,
+};
 
 use super::SqlStore;
 use super::append::{head_of, head_row_from};
@@ -28,13 +31,20 @@ pub(super) fn random() -> u64 {
 
 impl SqlStore {
     /// See [`crate::PassStore::spool_open`].
-    pub(super) async fn spool_open_inner(&self, hello: &SpoolHello) -> Result<SpoolOpened, Failure> {
+    pub(super) async fn spool_open_inner(
+        &self,
+        hello: &SpoolHello,
+    ) -> Result<SpoolOpened, Failure> {
         if hello.settled_sequence.max(hello.oldest_sequence) >= i64::MAX as u64 {
-            return Err(Error::Refused("spool hello: a sequence is 2^63 or more".to_owned()).into());
+            return Err(
+                Error::Refused("spool hello: a sequence is 2^63 or more".to_owned()).into(),
+            );
         }
         let transaction = self.begin().await?;
         let mut head = self.head_lock(&transaction).await?;
-        let known = spool::Entity::find_by_id(hello.spool.0.to_vec()).one(&transaction).await?;
+        let known = spool::Entity::find_by_id(hello.spool.0.to_vec())
+            .one(&transaction)
+            .await?;
         let known = known.unwrap_or_else(|| spool::Model {
             spool_id: hello.spool.0.to_vec(),
             gateway: String::new(),
@@ -55,7 +65,11 @@ impl SqlStore {
             );
         }
         // With an empty spool everything it settled and the database lost is gone.
-        let oldest = if hello.oldest_sequence == 0 { hello.settled_sequence + 1 } else { hello.oldest_sequence };
+        let oldest = if hello.oldest_sequence == 0 {
+            hello.settled_sequence + 1
+        } else {
+            hello.oldest_sequence
+        };
         let missing = (oldest > committed + 1).then(|| (committed + 1, oldest - 1));
         let mut missing_text = known.missing;
         if let Some((first, last)) = missing {
@@ -85,12 +99,24 @@ impl SqlStore {
                 spool::Column::Missing,
             ])
             .to_owned();
-        spool::Entity::insert(row).on_conflict(overwrite).exec_without_returning(&transaction).await?;
+        spool::Entity::insert(row)
+            .on_conflict(overwrite)
+            .exec_without_returning(&transaction)
+            .await?;
         self.commit(transaction, 0).await?;
-        Ok(SpoolOpened { generation, committed_sequence: committed, epoch_changed, missing })
+        Ok(SpoolOpened {
+            generation,
+            committed_sequence: committed,
+            epoch_changed,
+            missing,
+        })
     }
 
-    async fn epoch_change(&self, transaction: &DatabaseTransaction, head: &mut HeadRow) -> Result<(), Failure> {
+    async fn epoch_change(
+        &self,
+        transaction: &DatabaseTransaction,
+        head: &mut HeadRow,
+    ) -> Result<(), Failure> {
         let old = head.epoch;
         while head.epoch == old {
             head.epoch = random();
@@ -126,7 +152,13 @@ impl SqlStore {
                 })
             })
             .collect::<Result<Vec<_>, Failure>>()?;
-        Ok(LogInfo { head: head_of(&head)?, oldest: Position(0), books: head.books, spools, database: self.name() })
+        Ok(LogInfo {
+            head: head_of(&head)?,
+            oldest: Position(0),
+            books: head.books,
+            spools,
+            database: self.name(),
+        })
     }
 }
 
@@ -158,7 +190,10 @@ mod tests {
         for at in 0..1_000 {
             note_missing(&mut list, at, at);
         }
-        assert!(list.len() < MISSING_BYTES_MAX + 50 && list.ends_with('…'), "{list}");
+        assert!(
+            list.len() < MISSING_BYTES_MAX + 50 && list.ends_with('…'),
+            "{list}"
+        );
     }
 
     #[test]

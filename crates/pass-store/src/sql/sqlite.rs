@@ -15,7 +15,10 @@ use std::time::Duration;
 
 use pass_migration::Migrator;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement, TryGetable};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement,
+    TryGetable,
+};
 use sea_orm_migration::MigratorTrait;
 
 pub(super) use self::checkpoint::Checkpointer;
@@ -90,8 +93,13 @@ pub(super) async fn open(options: &SqliteOptions) -> Result<Connections, Error> 
     writer.execute_raw(epoch).await.map_err(explain)?;
     let readers = connect(options, Role::Reader).await.map_err(explain)?;
     let checkpoints = connect(options, Role::Checkpoints).await.map_err(explain)?;
-    let checkpointer = Checkpointer::start(checkpoints, options.checkpoint_bytes, options.wal_bytes_max);
-    Ok(Connections { writer, readers, checkpointer })
+    let checkpointer =
+        Checkpointer::start(checkpoints, options.checkpoint_bytes, options.wal_bytes_max);
+    Ok(Connections {
+        writer,
+        readers,
+        checkpointer,
+    })
 }
 
 /// An error while opening, in the contract's words.
@@ -103,13 +111,27 @@ fn explain(error: DbErr) -> Error {
 /// the same mode.
 fn create(path: &Path) -> Result<(), Error> {
     let unfit = |what: &str, error: &std::io::Error| {
-        Error::Unfit(format!("{what} {}: {error}; make it writable for this user", path.display()))
+        Error::Unfit(format!(
+            "{what} {}: {error}; make it writable for this user",
+            path.display()
+        ))
     };
-    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    if let Some(directory) = path
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty())
+    {
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory);
         made.map_err(|error| unfit("the directory of", &error))?;
     }
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+    {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(unfit("the file", &error)),
@@ -127,7 +149,11 @@ enum Role {
 async fn connect(options: &SqliteOptions, role: Role) -> Result<DatabaseConnection, DbErr> {
     // The path goes through `filename`, so it may hold any character; the URL only names the driver.
     let mut connect = ConnectOptions::new("sqlite::memory:");
-    let connections = if role == Role::Reader { options.readers_max.clamp(1, 64) } else { 1 };
+    let connections = if role == Role::Reader {
+        options.readers_max.clamp(1, 64)
+    } else {
+        1
+    };
     connect
         .max_connections(connections)
         .min_connections(1)
@@ -145,8 +171,16 @@ async fn connect(options: &SqliteOptions, role: Role) -> Result<DatabaseConnecti
 
 fn connect_options(options: &SqliteOptions, role: Role) -> SqliteConnectOptions {
     // Emptying the log holds writers up while it waits for readers: not for long.
-    let busy_timeout = if role == Role::Checkpoints { Duration::from_millis(200) } else { options.busy_timeout };
-    let cache_bytes = if role == Role::Writer { options.cache_bytes } else { options.cache_bytes / 4 };
+    let busy_timeout = if role == Role::Checkpoints {
+        Duration::from_millis(200)
+    } else {
+        options.busy_timeout
+    };
+    let cache_bytes = if role == Role::Writer {
+        options.cache_bytes
+    } else {
+        options.cache_bytes / 4
+    };
     let connect = SqliteConnectOptions::new()
         .filename(&options.path)
         .create_if_missing(false)
@@ -156,7 +190,10 @@ fn connect_options(options: &SqliteOptions, role: Role) -> SqliteConnectOptions 
         .foreign_keys(false)
         .pragma("wal_autocheckpoint", "0")
         .pragma("temp_store", "MEMORY")
-        .pragma("cache_size", format!("-{}", (cache_bytes / 1_024).max(1_024)))
+        .pragma(
+            "cache_size",
+            format!("-{}", (cache_bytes / 1_024).max(1_024)),
+        )
         .row_buffer_size(1_024);
     match role {
         Role::Reader => connect.pragma("query_only", "ON"),
@@ -187,18 +224,26 @@ async fn assert_fit(connection: &DatabaseConnection, options: &SqliteOptions) ->
     }
     let synchronous: i64 = pragma(connection, "PRAGMA synchronous").await?;
     if synchronous != 2 {
-        return Err(Error::Unfit(format!("synchronous is {synchronous}, not 2 (FULL): commits would not survive a power cut")));
+        return Err(Error::Unfit(format!(
+            "synchronous is {synchronous}, not 2 (FULL): commits would not survive a power cut"
+        )));
     }
     let pages: i64 = pragma(connection, "PRAGMA page_count").await?;
     let page_bytes: i64 = pragma(connection, "PRAGMA page_size").await?;
     let file_bytes = u64::try_from(pages.saturating_mul(page_bytes)).unwrap_or(u64::MAX);
     if file_bytes > options.check_bytes_max {
-        tracing::info!(file_bytes, check_bytes_max = options.check_bytes_max, "the database file is too large to be checked at start");
+        tracing::info!(
+            file_bytes,
+            check_bytes_max = options.check_bytes_max,
+            "the database file is too large to be checked at start"
+        );
         return Ok(());
     }
     let check: String = pragma(connection, "PRAGMA quick_check(1)").await?;
     if check != "ok" {
-        return Err(Error::Unfit(format!("quick_check: {check}; restore the file from a backup")));
+        return Err(Error::Unfit(format!(
+            "quick_check: {check}; restore the file from a backup"
+        )));
     }
     Ok(())
 }
@@ -208,26 +253,33 @@ fn version_fit(version: &str) -> Result<(), Error> {
     let mut part = || parts.next().unwrap_or(0);
     let (major, minor, patch) = VERSION_MIN;
     if (part(), part(), part()) < VERSION_MIN {
-        return Err(Error::Unfit(format!("SQLite is {version}; build with {major}.{minor}.{patch} or later")));
+        return Err(Error::Unfit(format!(
+            "SQLite is {version}; build with {major}.{minor}.{patch} or later"
+        )));
     }
     Ok(())
 }
 
 async fn migrate(connection: &DatabaseConnection, migrate: bool) -> Result<(), Error> {
     let unfit = |error: DbErr| match &error {
-        DbErr::Custom(text) | DbErr::Migration(text) => {
-            Error::Unfit(format!("the schema: {text}; run the release that made it, or a newer one"))
-        }
+        DbErr::Custom(text) | DbErr::Migration(text) => Error::Unfit(format!(
+            "the schema: {text}; run the release that made it, or a newer one"
+        )),
         _ => explain(error),
     };
     if migrate {
         return Migrator::up(connection, None).await.map_err(unfit);
     }
-    let pending = Migrator::get_pending_migrations_read_only(connection).await.map_err(unfit)?;
+    let pending = Migrator::get_pending_migrations_read_only(connection)
+        .await
+        .map_err(unfit)?;
     if pending.is_empty() {
         return Ok(());
     }
-    Err(Error::Unfit(format!("the schema lacks {} migrations: run the migrate command, or allow migrations", pending.len())))
+    Err(Error::Unfit(format!(
+        "the schema lacks {} migrations: run the migrate command, or allow migrations",
+        pending.len()
+    )))
 }
 
 #[cfg(test)]
@@ -240,7 +292,10 @@ mod tests {
             assert!(version_fit(fit).is_ok(), "{fit}");
         }
         for unfit in ["3.51.2", "3.50.9", "3.7.0", "2.99.99", "", "x"] {
-            assert!(matches!(version_fit(unfit), Err(Error::Unfit(_))), "{unfit}");
+            assert!(
+                matches!(version_fit(unfit), Err(Error::Unfit(_))),
+                "{unfit}"
+            );
         }
     }
 
@@ -251,11 +306,23 @@ mod tests {
         create(&options.path).expect("created");
         for role in [Role::Writer, Role::Reader, Role::Checkpoints] {
             let connection = connect(&options, role).await.expect("connected");
-            let synchronous: i64 = pragma(&connection, "PRAGMA synchronous").await.expect("read");
-            let journal: String = pragma(&connection, "PRAGMA journal_mode").await.expect("read");
-            let autocheckpoint: i64 = pragma(&connection, "PRAGMA wal_autocheckpoint").await.expect("read");
-            let query_only: i64 = pragma(&connection, "PRAGMA query_only").await.expect("read");
-            assert_eq!((synchronous, journal.as_str(), autocheckpoint), (2, "wal", 0), "{role:?}");
+            let synchronous: i64 = pragma(&connection, "PRAGMA synchronous")
+                .await
+                .expect("read");
+            let journal: String = pragma(&connection, "PRAGMA journal_mode")
+                .await
+                .expect("read");
+            let autocheckpoint: i64 = pragma(&connection, "PRAGMA wal_autocheckpoint")
+                .await
+                .expect("read");
+            let query_only: i64 = pragma(&connection, "PRAGMA query_only")
+                .await
+                .expect("read");
+            assert_eq!(
+                (synchronous, journal.as_str(), autocheckpoint),
+                (2, "wal", 0),
+                "{role:?}"
+            );
             assert_eq!(query_only == 1, role == Role::Reader, "{role:?}");
             connection.close().await.expect("closed");
         }

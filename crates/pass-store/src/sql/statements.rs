@@ -47,15 +47,23 @@ impl Statements {
         // Personal blobs are joined only where they may be shown.
         let events = |with_personal: bool, rest: &str| {
             let (column, join) = if with_personal {
-                ("p.personal", "LEFT JOIN delivery_personal p ON p.number = e.delivery_number")
+                (
+                    "p.personal",
+                    "LEFT JOIN delivery_personal p ON p.number = e.delivery_number",
+                )
             } else {
                 ("NULL", "")
             };
-            spell(&format!("SELECT {EVENT_COLUMNS}, {column} FROM event e {join} {rest}"))
+            spell(&format!(
+                "SELECT {EVENT_COLUMNS}, {column} FROM event e {join} {rest}"
+            ))
         };
-        let of_pass = "e.pass_number = (SELECT number FROM pass WHERE source = ? AND vendor_pass_id = ?)";
+        let of_pass =
+            "e.pass_number = (SELECT number FROM pass WHERE source = ? AND vendor_pass_id = ?)";
         Self {
-            head_lock: spell(&format!("UPDATE log_head SET id = id WHERE id = 1 RETURNING {HEAD_COLUMNS}")),
+            head_lock: spell(&format!(
+                "UPDATE log_head SET id = id WHERE id = 1 RETURNING {HEAD_COLUMNS}"
+            )),
             head_read: spell(&format!("SELECT {HEAD_COLUMNS} FROM log_head WHERE id = 1")),
             head_write: spell(
                 "UPDATE log_head SET epoch = ?, position = ?, digest = ?, record_micros = ?, last_pass_number = ?, \
@@ -68,33 +76,69 @@ impl Statements {
                 backend,
                 "SELECT spool_id, generation, committed_sequence FROM spool WHERE spool_id IN (",
             ),
-            deliveries_known: Lookup::new(backend, "SELECT delivery_id FROM delivery WHERE delivery_id IN ("),
-            facts_known: Lookup::new(backend, "SELECT event_id, content_digest FROM event WHERE event_id IN ("),
+            deliveries_known: Lookup::new(
+                backend,
+                "SELECT delivery_id FROM delivery WHERE delivery_id IN (",
+            ),
+            facts_known: Lookup::new(
+                backend,
+                "SELECT event_id, content_digest FROM event WHERE event_id IN (",
+            ),
             passes_by_name: Lookup::new(
                 backend,
                 "SELECT number, source, vendor_pass_id, vendor, organization, last_position, last_digest, digest, body \
                  FROM pass WHERE source = ? AND vendor_pass_id IN (",
             ),
-            history: spell("SELECT position, event_id, record_micros, body FROM event WHERE pass_number = ?"),
+            history: spell(
+                "SELECT position, event_id, record_micros, body FROM event WHERE pass_number = ?",
+            ),
             delivery_insert: Insert::new(
                 backend,
                 "delivery",
-                &["number", "delivery_id", "source", "record_micros", "outcome", "body"],
+                &[
+                    "number",
+                    "delivery_id",
+                    "source",
+                    "record_micros",
+                    "outcome",
+                    "body",
+                ],
                 "",
             ),
-            personal_insert: Insert::new(backend, "delivery_personal", &["number", "personal", "raw_body"], ""),
+            personal_insert: Insert::new(
+                backend,
+                "delivery_personal",
+                &["number", "personal", "raw_body"],
+                "",
+            ),
             quarantine_insert: Insert::new(
                 backend,
                 "quarantine",
-                &["number", "state", "reason", "detail", "update_micros", "discard_reason"],
+                &[
+                    "number",
+                    "state",
+                    "reason",
+                    "detail",
+                    "update_micros",
+                    "discard_reason",
+                ],
                 "",
             ),
             pass_upsert: Insert::new(
                 backend,
                 "pass",
                 &[
-                    "number", "source", "vendor_pass_id", "vendor", "organization", "serial_number", "external_id",
-                    "last_position", "last_digest", "digest", "body",
+                    "number",
+                    "source",
+                    "vendor_pass_id",
+                    "vendor",
+                    "organization",
+                    "serial_number",
+                    "external_id",
+                    "last_position",
+                    "last_digest",
+                    "digest",
+                    "body",
                 ],
                 " ON CONFLICT (number) DO UPDATE SET vendor = excluded.vendor, organization = excluded.organization, \
                  serial_number = excluded.serial_number, external_id = excluded.external_id, \
@@ -104,12 +148,23 @@ impl Statements {
             event_insert: Insert::new(
                 backend,
                 "event",
-                &["position", "event_id", "pass_number", "delivery_number", "record_micros", "content_digest", "body"],
+                &[
+                    "position",
+                    "event_id",
+                    "pass_number",
+                    "delivery_number",
+                    "record_micros",
+                    "content_digest",
+                    "body",
+                ],
                 "",
             ),
             events_after: events(false, "WHERE e.position > ? ORDER BY e.position LIMIT ?"),
             events_after_personal: events(true, "WHERE e.position > ? ORDER BY e.position LIMIT ?"),
-            events_before: events(true, "WHERE e.position < ? ORDER BY e.position DESC LIMIT ?"),
+            events_before: events(
+                true,
+                "WHERE e.position < ? ORDER BY e.position DESC LIMIT ?",
+            ),
             events_of_pass_after: events(
                 true,
                 &format!("WHERE {of_pass} AND e.position > ? ORDER BY e.position LIMIT ?"),

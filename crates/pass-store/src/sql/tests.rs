@@ -1,0 +1,274 @@
+//! The suite on SQLite, and what only files can do.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use pass_domain::delivery::Outcome;
+use pass_domain::event::Position;
+use pass_domain::kind::Kind;
+use sea_orm::ConnectionTrait;
+use tempfile::TempDir;
+
+use super::{SqlStore, SqliteOptions};
+use crate::contract::{Error, PassStore, Scope, SpoolHello};
+use crate::suite::make::{Says, at, delivery, short};
+use crate::suite::{Feed, hello, outcomes, whole_log};
+
+async fn sqlite() -> (Arc<dyn PassStore>, TempDir) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = SqlStore::open(SqliteOptions::new(directory.path().join("log.db")))
+        .await
+        .expect("opened");
+    (Arc::new(store), directory)
+}
+
+crate::store_suite!(sqlite);
+
+fn updated(number: u64) -> pass_domain::delivery::Delivery {
+    let seconds = i64::try_from(number).expect("small");
+    delivery(
+        "acme",
+        number,
+        &Says::Facts(vec![short(1, Kind::Updated, seconds)], None),
+    )
+}
+
+// A backup is put back after more was committed: the gateway's settled sequence gives it away, the epoch
+// changes, and the spool refills the log.
+#[tokio::test]
+async fn a_restored_file_is_noticed_and_refilled() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, backup) = (
+        directory.path().join("log.db"),
+        directory.path().join("backup.db"),
+    );
+    let open = || async {
+        Arc::new(
+            SqlStore::open(SqliteOptions::new(&path))
+                .await
+                .expect("opened"),
+        ) as Arc<dyn PassStore>
+    };
+    let store = open().await;
+    Feed::open(&store, 1)
+        .await
+        .append([updated(1), updated(2)])
+        .await;
+    store.close().await;
+    std::fs::copy(&path, &backup).expect("copied");
+    let store = open().await;
+    Feed::open(&store, 1)
+        .await
+        .append([updated(3), updated(4)])
+        .await;
+    let lost = store.head().await.expect("read");
+    assert_eq!(lost.position, Position(4));
+    store.close().await;
+
+    std::fs::copy(&backup, &path).expect("copied");
+    let store = open().await;
+    assert_eq!(
+        store.head().await.expect("read").epoch,
+        lost.epoch,
+        "a file cannot know that it is old"
+    );
+    let says = SpoolHello {
+        settled_sequence: 4,
+        oldest_sequence: 1,
+        ..hello(1)
+    };
+    let opened = store.spool_open(&says).await.expect("opened");
+    assert_eq!(
+        (
+            opened.committed_sequence,
+            opened.epoch_changed,
+            opened.missing
+        ),
+        (2, true, None)
+    );
+    let mut feed = Feed::open(&store, 1).await;
+    assert_eq!(
+        feed.append([updated(3), updated(4)]).await,
+        [Outcome::Applied; 2]
+    );
+    let refilled = store.head().await.expect("read");
+    assert_eq!(
+        (refilled.position, refilled.digest),
+        (lost.position, lost.digest)
+    );
+    assert_ne!(refilled.epoch, lost.epoch);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_reopening() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("deep/er/log.db");
+    let store: Arc<dyn PassStore> = Arc::new(
+        SqlStore::open(SqliteOptions::new(&path))
+            .await
+            .expect("opened"),
+    );
+    Feed::open(&store, 1).await.append([updated(1)]).await;
+    let head = store.head().await.expect("read");
+    // Not closed: as after a kill, the commit is in the write-ahead log only.
+    let mode =
+        |path: &std::path::Path| path.metadata().expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(mode(&path.with_file_name("log.db-wal")), 0o600);
+    assert_eq!(mode(path.parent().expect("a directory")), 0o700);
+    let again = SqlStore::open(SqliteOptions {
+        migrate: false,
+        ..SqliteOptions::new(&path)
+    })
+    .await
+    .expect("opened");
+    assert_eq!(again.head().await.expect("read"), head);
+    assert_eq!(whole_log(&again).await.len(), 1);
+    again.close().await;
+    store.close().await;
+}
+
+#[tokio::test]
+async fn an_unfit_file_is_refused_with_the_fix() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("log.db");
+    let open = |migrate| {
+        SqlStore::open(SqliteOptions {
+            migrate,
+            ..SqliteOptions::new(&path)
+        })
+    };
+    let empty = open(false).await.expect_err("there is no schema");
+    assert!(
+        matches!(&empty, Error::Unfit(text) if text.contains("migrate")),
+        "{empty}"
+    );
+    open(true).await.expect("opened").close().await;
+    open(false)
+        .await
+        .expect("the schema is there")
+        .close()
+        .await;
+    // A page of the file is overwritten.
+    let mut bytes = std::fs::read(&path).expect("read");
+    bytes[4_096..8_192].fill(0xa5);
+    std::fs::write(&path, bytes).expect("written");
+    let damaged = open(true).await.expect_err("it is damaged");
+    assert!(
+        matches!(damaged, Error::Unfit(_) | Error::Unavailable(_)),
+        "{damaged}"
+    );
+    std::fs::write(
+        &path,
+        "not a database, but long enough to be read as one ".repeat(100),
+    )
+    .expect("written");
+    assert!(open(true).await.is_err());
+}
+
+// The file is held by someone else: waiting helps, and nothing was done.
+#[tokio::test]
+async fn a_locked_file_is_unavailable_and_changes_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let options = SqliteOptions {
+        busy_timeout: std::time::Duration::from_millis(20),
+        ..SqliteOptions::new(directory.path().join("log.db"))
+    };
+    let store = SqlStore::open(options.clone()).await.expect("opened");
+    let other = SqlStore::open(options).await.expect("opened");
+    let held = other.begin().await.expect("begun");
+    let error = store.spool_open(&hello(1)).await.expect_err("locked");
+    assert!(
+        matches!(error, Error::Unavailable(_)) && error.is_certainly_not_done(),
+        "{error}"
+    );
+    assert_eq!(*store.fatal().borrow(), None);
+    held.rollback().await.expect("rolled back");
+    store.spool_open(&hello(1)).await.expect("free again");
+    store.close().await;
+    other.close().await;
+}
+
+// An unreadable row stops that call only; a damaged file stops every write.
+#[tokio::test]
+async fn damage_is_an_error_and_never_skipped() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Arc::new(
+        SqlStore::open(SqliteOptions::new(directory.path().join("log.db")))
+            .await
+            .expect("opened"),
+    );
+    let shared: Arc<dyn PassStore> = Arc::clone(&store) as Arc<dyn PassStore>;
+    let mut feed = Feed::open(&shared, 1).await;
+    feed.append([updated(1), updated(2)]).await;
+    let writer = &store.connections.writer;
+    writer
+        .execute_unprepared("UPDATE event SET body = x'02ff' WHERE position = 2")
+        .await
+        .expect("changed");
+    let read = store
+        .events_after(&Scope::everything(), Position(0), 10)
+        .await;
+    assert!(matches!(read, Err(Error::Corrupt(_))), "{read:?}");
+    writer
+        .execute_unprepared("UPDATE log_head SET applied = applied + 1")
+        .await
+        .expect("changed");
+    let before = store.head().await.expect("read");
+    let part = feed.part([updated(3)]);
+    let error = store
+        .append(&[part], at(0))
+        .await
+        .expect_err("the books do not balance");
+    assert!(matches!(error, Error::Corrupt(_)), "{error}");
+    assert_eq!(store.head().await.expect("read"), before);
+    writer
+        .execute_unprepared("UPDATE log_head SET applied = applied - 1")
+        .await
+        .expect("changed");
+    let part = crate::contract::AppendPart {
+        spool: feed.spool,
+        generation: feed.generation,
+        deliveries: vec![(3, Arc::new(updated(3)))],
+    };
+    let appended = store.append(&[part], at(0)).await.expect("mended");
+    assert_eq!(outcomes(&appended, 0), [Outcome::Applied]);
+    store.fatal.send_replace(Some("IOERR".to_owned()));
+    let part = feed.part([updated(4)]);
+    assert!(matches!(
+        store.append(&[part], at(0)).await,
+        Err(Error::Unavailable(_))
+    ));
+    store.close().await;
+}
+
+// The position a row would take is taken already: the unique keys are the last line, and nothing is kept.
+#[tokio::test]
+async fn a_broken_key_refuses_the_whole_batch() {
+    let (store, directory) = sqlite().await;
+    let mut feed = Feed::open(&store, 1).await;
+    feed.append([updated(1)]).await;
+    store.close().await;
+    let store = Arc::new(
+        SqlStore::open(SqliteOptions::new(directory.path().join("log.db")))
+            .await
+            .expect("opened"),
+    );
+    store
+        .connections
+        .writer
+        .execute_unprepared("UPDATE log_head SET position = 0")
+        .await
+        .expect("changed");
+    let shared: Arc<dyn PassStore> = Arc::clone(&store) as Arc<dyn PassStore>;
+    let mut feed = Feed::open(&shared, 1).await;
+    let part = feed.part([updated(2), updated(3)]);
+    let error = store
+        .append(&[part], at(0))
+        .await
+        .expect_err("position 1 is taken");
+    assert!(matches!(error, Error::Refused(_)), "{error}");
+    assert_eq!(store.log_info().await.expect("read").books.deliveries, 1);
+    store.close().await;
+}

@@ -58,7 +58,11 @@ impl Insert {
             text.push_str(tail);
             text
         });
-        Self { backend, columns: columns.len(), texts }
+        Self {
+            backend,
+            columns: columns.len(),
+            texts,
+        }
     }
 
     /// Inserts rows; `bind` pushes one row's values, as many as there are columns.
@@ -76,8 +80,14 @@ impl Insert {
                 for row in rows.by_ref().take(*size) {
                     bind(row, &mut values);
                 }
-                debug_assert_eq!(values.len(), size * self.columns, "bind pushes every column");
-                connection.execute_raw(Statement::from_sql_and_values(self.backend, text, values)).await?;
+                debug_assert_eq!(
+                    values.len(),
+                    size * self.columns,
+                    "bind pushes every column"
+                );
+                connection
+                    .execute_raw(Statement::from_sql_and_values(self.backend, text, values))
+                    .await?;
                 left -= size;
             }
         }
@@ -120,7 +130,10 @@ impl Lookup {
     ) -> Result<Vec<QueryResult>, DbErr> {
         let mut rows = Vec::new();
         for chunk in keys.chunks(SIZES[0]) {
-            let at = SIZES.iter().rposition(|size| *size >= chunk.len()).unwrap_or(0);
+            let at = SIZES
+                .iter()
+                .rposition(|size| *size >= chunk.len())
+                .unwrap_or(0);
             let mut values = Vec::with_capacity(before.len() + SIZES[at]);
             values.extend_from_slice(before);
             values.extend_from_slice(chunk);
@@ -128,7 +141,13 @@ impl Lookup {
                 values.resize(before.len() + SIZES[at], last.clone());
             }
             rows.extend(
-                connection.query_all_raw(Statement::from_sql_and_values(self.backend, &self.texts[at], values)).await?,
+                connection
+                    .query_all_raw(Statement::from_sql_and_values(
+                        self.backend,
+                        &self.texts[at],
+                        values,
+                    ))
+                    .await?,
             );
         }
         Ok(rows)
@@ -141,12 +160,35 @@ mod tests {
 
     #[test]
     fn placeholders_are_spelled_for_each_database() {
-        assert_eq!(spelled(DbBackend::Sqlite, "a = ? AND b = ?"), "a = ? AND b = ?");
-        assert_eq!(spelled(DbBackend::Postgres, "a = ? AND b = ?"), "a = $1 AND b = $2");
-        let insert = Insert::new(DbBackend::Postgres, "t", &["a", "b"], " ON CONFLICT DO NOTHING");
-        assert_eq!(insert.texts[3], "INSERT INTO t (a, b) VALUES ($1,$2),($3,$4),($5,$6),($7,$8) ON CONFLICT DO NOTHING");
-        let lookup = Lookup::new(DbBackend::Postgres, "SELECT a FROM t WHERE b = ? AND c IN (");
-        assert_eq!(lookup.texts[3], "SELECT a FROM t WHERE b = $1 AND c IN ($2,$3,$4,$5)");
-        assert_eq!(lookup.texts[4], "SELECT a FROM t WHERE b = $1 AND c IN ($2)");
+        assert_eq!(
+            spelled(DbBackend::Sqlite, "a = ? AND b = ?"),
+            "a = ? AND b = ?"
+        );
+        assert_eq!(
+            spelled(DbBackend::Postgres, "a = ? AND b = ?"),
+            "a = $1 AND b = $2"
+        );
+        let insert = Insert::new(
+            DbBackend::Postgres,
+            "t",
+            &["a", "b"],
+            " ON CONFLICT DO NOTHING",
+        );
+        assert_eq!(
+            insert.texts[3],
+            "INSERT INTO t (a, b) VALUES ($1,$2),($3,$4),($5,$6),($7,$8) ON CONFLICT DO NOTHING"
+        );
+        let lookup = Lookup::new(
+            DbBackend::Postgres,
+            "SELECT a FROM t WHERE b = ? AND c IN (",
+        );
+        assert_eq!(
+            lookup.texts[3],
+            "SELECT a FROM t WHERE b = $1 AND c IN ($2,$3,$4,$5)"
+        );
+        assert_eq!(
+            lookup.texts[4],
+            "SELECT a FROM t WHERE b = $1 AND c IN ($2)"
+        );
     }
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use pass_domain::Timestamp;
 use pass_domain::delivery::{
-    AuthScheme, AuthVerdict, Decoded, DecodedFacts, Delivery, Method, TraceContext, Undecodable, UndecodableReason,
+    AuthScheme, AuthVerdict, Decoded, DecodedFacts, Delivery, Method, TraceContext, Undecodable,
+    UndecodableReason,
 };
 use pass_domain::fact::{
-    Assertion, Fact, IdentityBasis, InstallationRef, InstallationScope, Personal, Redemption, Refs, Snapshot, TimeBasis,
-    VendorStatus, Wallet, WalletKind,
+    Assertion, Fact, IdentityBasis, InstallationRef, InstallationScope, Personal, Redemption, Refs,
+    Snapshot, TimeBasis, VendorStatus, Wallet, WalletKind,
 };
 use pass_domain::fold::{Fold, PassState};
 use pass_domain::identity::{IDENTITY_VERSION, Part, content_digest, event_id};
@@ -36,7 +37,10 @@ pub fn source(name: &str) -> SourceUid {
 /// A pass of a source.
 #[must_use]
 pub fn pass(source_name: &str, number: u8) -> PassKey {
-    PassKey { source: source(source_name), pass: pass_id(number) }
+    PassKey {
+        source: source(source_name),
+        pass: pass_id(number),
+    }
 }
 
 fn pass_id(number: u8) -> VendorId {
@@ -59,7 +63,12 @@ pub struct Short {
 /// A fact without an installation.
 #[must_use]
 pub fn short(pass: u8, kind: Kind, at: i64) -> Short {
-    Short { pass, kind, at, installation: None }
+    Short {
+        pass,
+        kind,
+        at,
+        installation: None,
+    }
 }
 
 impl Short {
@@ -68,26 +77,47 @@ impl Short {
     pub fn fact(self, source: &SourceUid) -> Fact {
         let pass = pass_id(self.pass);
         let time = at(self.at);
-        let installation = self.installation.map(|number| VendorId::new(&format!("device-{number}")).expect("valid"));
+        let installation = self
+            .installation
+            .map(|number| VendorId::new(&format!("device-{number}")).expect("valid"));
         let parts = [
             Part::Text(pass.as_str()),
             Part::Time(time),
             Part::text(installation.as_ref().map(VendorId::as_str)),
         ];
-        let transition = self.installation.is_none() && matches!(self.kind, Kind::Created | Kind::Installed | Kind::Uninstalled | Kind::Voided);
+        let transition = self.installation.is_none()
+            && matches!(
+                self.kind,
+                Kind::Created | Kind::Installed | Kind::Uninstalled | Kind::Voided
+            );
         let id = event_id(source, self.kind.name(), &parts, Some(time));
         let content_digest = content_digest(&parts);
         Fact {
             id,
             identity_version: IDENTITY_VERSION,
-            identity_basis: if transition { IdentityBasis::TransitionTime } else { IdentityBasis::EventFields },
+            identity_basis: if transition {
+                IdentityBasis::TransitionTime
+            } else {
+                IdentityBasis::EventFields
+            },
             pass,
             kind: self.kind,
             vendor_kind: self.kind.name().to_lowercase(),
-            assertion: if transition { Assertion::Derived } else { Assertion::Reported },
+            assertion: if transition {
+                Assertion::Derived
+            } else {
+                Assertion::Reported
+            },
             occur_time: time,
-            time_basis: if transition { TimeBasis::VendorState } else { TimeBasis::VendorEvent },
-            installation: installation.map(|id| InstallationRef { id, scope: InstallationScope::Device }),
+            time_basis: if transition {
+                TimeBasis::VendorState
+            } else {
+                TimeBasis::VendorEvent
+            },
+            installation: installation.map(|id| InstallationRef {
+                id,
+                scope: InstallationScope::Device,
+            }),
             wallet: (self.kind == Kind::Installed).then(|| Wallet {
                 kind: WalletKind::Apple,
                 native: "passbook".to_owned(),
@@ -121,9 +151,16 @@ fn snapshot((pass, seconds, voided): ShortSnapshot) -> Snapshot {
         content_digest: content_digest(&[Part::Integer(seconds), Part::Integer(i64::from(voided))]),
         voided: Some(voided),
         redeemed_count: Some(seconds / 2),
-        vendor_status: Some(VendorStatus { number: Some(1), name: "LIVE".to_owned(), attained: vec!["CREATED".to_owned()] }),
+        vendor_status: Some(VendorStatus {
+            number: Some(1),
+            name: "LIVE".to_owned(),
+            attained: vec!["CREATED".to_owned()],
+        }),
         create_time: Some(at(0)),
-        refs: Refs { class: "loyalty".to_owned(), ..Refs::default() },
+        refs: Refs {
+            class: "loyalty".to_owned(),
+            ..Refs::default()
+        },
     }
 }
 
@@ -162,7 +199,9 @@ pub fn delivery(source_name: &str, number: u64, says: &Says) -> Delivery {
             },
             notes: vec!["TRAILING_SPACE_KEY".to_owned()],
         })),
-        Says::Control => Decoded::Control { vendor_kind: "ping".to_owned() },
+        Says::Control => Decoded::Control {
+            vendor_kind: "ping".to_owned(),
+        },
         Says::Nonsense => Decoded::Undecodable(Undecodable {
             reason: UndecodableReason::NotJson,
             detail: "body: not JSON; see the raw bytes".to_owned(),
@@ -173,13 +212,20 @@ pub fn delivery(source_name: &str, number: u64, says: &Says) -> Delivery {
         source,
         vendor: "passkit".to_owned(),
         organization: "acme".to_owned(),
-        receive_time: from_parts(START_SECONDS + 500_000, i32::try_from(number % 1_000_000_000).expect("small"))
-            .expect("in range"),
+        receive_time: from_parts(
+            START_SECONDS + 500_000,
+            i32::try_from(number % 1_000_000_000).expect("small"),
+        )
+        .expect("in range"),
         method: Method::Post,
         path: format!("/webhooks/{source_name}?secret=REDACTED"),
         headers: vec![("content-type".to_owned(), "application/json".to_owned())],
         body: format!("{{\"number\":{number}}}").into_bytes(),
-        auth: AuthVerdict { scheme: AuthScheme::Hmac, key_id: "key-1".to_owned(), detail: "hex".to_owned() },
+        auth: AuthVerdict {
+            scheme: AuthScheme::Hmac,
+            key_id: "key-1".to_owned(),
+            detail: "hex".to_owned(),
+        },
         adapter_version: "passkit/1".to_owned(),
         trace: TraceContext {
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
@@ -207,8 +253,18 @@ pub fn kinds() -> impl Strategy<Value = Kind> {
 
 /// Facts about few passes at few times, so that they meet.
 pub fn shorts() -> impl Strategy<Value = Short> {
-    (0..3_u8, kinds(), 0..12_i64, proptest::option::weighted(0.5, 0..3_u8))
-        .prop_map(|(pass, kind, at, installation)| Short { pass, kind, at, installation })
+    (
+        0..3_u8,
+        kinds(),
+        0..12_i64,
+        proptest::option::weighted(0.5, 0..3_u8),
+    )
+        .prop_map(|(pass, kind, at, installation)| Short {
+            pass,
+            kind,
+            at,
+            installation,
+        })
 }
 
 /// What deliveries may say.
@@ -234,22 +290,34 @@ pub struct Story {
 
 /// Stories of up to a dozen deliveries.
 pub fn stories() -> impl Strategy<Value = Story> {
-    (proptest::collection::vec(sayings(), 1..12), proptest::collection::vec(1..5_usize, 1..4))
+    (
+        proptest::collection::vec(sayings(), 1..12),
+        proptest::collection::vec(1..5_usize, 1..4),
+    )
         .prop_flat_map(|(says, batches)| {
             let places: Vec<usize> = (0..says.len()).collect();
             let repeated = proptest::collection::vec(0..says.len(), 0..6)
                 .prop_map(move |again| places.iter().copied().chain(again).collect::<Vec<_>>());
             (Just(says), repeated.prop_shuffle(), Just(batches))
         })
-        .prop_map(|(says, order, batches)| Story { says, order, batches })
+        .prop_map(|(says, order, batches)| Story {
+            says,
+            order,
+            batches,
+        })
 }
 
 impl Story {
     /// The deliveries in their order, cut into batches.
     #[must_use]
     pub fn batches(&self, source_name: &str, first_number: u64) -> Vec<Vec<Arc<Delivery>>> {
-        let mut deliveries =
-            self.order.iter().map(|&place| Arc::new(delivery(source_name, first_number + place as u64, &self.says[place])));
+        let mut deliveries = self.order.iter().map(|&place| {
+            Arc::new(delivery(
+                source_name,
+                first_number + place as u64,
+                &self.says[place],
+            ))
+        });
         let mut sizes = self.batches.iter().cycle();
         let mut batches = Vec::new();
         loop {
@@ -269,16 +337,27 @@ impl Story {
         let mut facts: BTreeMap<PassKey, BTreeSet<Short>> = BTreeMap::new();
         let mut states: BTreeMap<PassKey, PassState> = BTreeMap::new();
         for says in &self.says {
-            let Says::Facts(told, state) = says else { continue };
+            let Says::Facts(told, state) = says else {
+                continue;
+            };
             for short in told {
-                facts.entry(pass(source_name, short.pass)).or_default().insert(*short);
+                facts
+                    .entry(pass(source_name, short.pass))
+                    .or_default()
+                    .insert(*short);
             }
             if let Some(state) = state {
-                states.entry(pass(source_name, state.0)).or_default().merge_snapshot(&snapshot(*state));
+                states
+                    .entry(pass(source_name, state.0))
+                    .or_default()
+                    .merge_snapshot(&snapshot(*state));
             }
         }
         for (key, shorts) in facts {
-            let facts: Vec<Fact> = shorts.into_iter().map(|short| short.fact(&source)).collect();
+            let facts: Vec<Fact> = shorts
+                .into_iter()
+                .map(|short| short.fact(&source))
+                .collect();
             states.entry(key).or_default().fold = Fold::from_facts(&facts);
         }
         states

@@ -30,10 +30,22 @@ pub(in crate::sql) struct Checkpointer {
 }
 
 impl Checkpointer {
-    pub(super) fn start(connection: DatabaseConnection, checkpoint_bytes: u64, wal_bytes_max: u64) -> Self {
-        let pace = Arc::new(Pace { written_bytes: AtomicU64::new(0), checkpoint_bytes, due: Notify::new() });
+    pub(super) fn start(
+        connection: DatabaseConnection,
+        checkpoint_bytes: u64,
+        wal_bytes_max: u64,
+    ) -> Self {
+        let pace = Arc::new(Pace {
+            written_bytes: AtomicU64::new(0),
+            checkpoint_bytes,
+            due: Notify::new(),
+        });
         let task = tokio::spawn(run(connection.clone(), Arc::clone(&pace), wal_bytes_max));
-        Self { pace, connection, task }
+        Self {
+            pace,
+            connection,
+            task,
+        }
     }
 
     /// Takes note of a commit; wakes the task if enough was written since the last checkpoint.
@@ -82,7 +94,9 @@ async fn run(connection: DatabaseConnection, pace: Arc<Pace>, wal_bytes_max: u64
 /// Runs a checkpoint; returns how long the log is.
 async fn checkpoint(connection: &DatabaseConnection, mode: &str) -> Result<u64, DbErr> {
     let sql = format!("PRAGMA wal_checkpoint({mode})");
-    let row = connection.query_one_raw(Statement::from_string(DbBackend::Sqlite, sql)).await?;
+    let row = connection
+        .query_one_raw(Statement::from_string(DbBackend::Sqlite, sql))
+        .await?;
     let frames: i64 = row.map_or(Ok(0), |row| row.try_get_by_index(1))?;
     Ok(u64::try_from(frames).unwrap_or(0) * PAGE_BYTES)
 }
@@ -97,15 +111,26 @@ mod tests {
     async fn a_log_over_its_bound_is_emptied_off_the_write_path() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("log.db");
-        let connections = open(&SqliteOptions { checkpoint_bytes: 1, wal_bytes_max: 1, ..SqliteOptions::new(&path) })
-            .await
-            .expect("opened");
+        let connections = open(&SqliteOptions {
+            checkpoint_bytes: 1,
+            wal_bytes_max: 1,
+            ..SqliteOptions::new(&path)
+        })
+        .await
+        .expect("opened");
         let wal = directory.path().join("log.db-wal");
-        assert!(wal.metadata().expect("a log").len() > 0, "migrations are still in the log");
+        assert!(
+            wal.metadata().expect("a log").len() > 0,
+            "migrations are still in the log"
+        );
         connections.checkpointer.written(1);
         let deadline = Instant::now() + Duration::from_secs(10);
         while wal.metadata().expect("a log").len() > 0 {
-            assert!(Instant::now() < deadline, "the log still has {} bytes", wal.metadata().expect("a log").len());
+            assert!(
+                Instant::now() < deadline,
+                "the log still has {} bytes",
+                wal.metadata().expect("a log").len()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         connections.checkpointer.close().await;

@@ -19,7 +19,10 @@ pub(in crate::sql) struct Meaning {
 /// What a failed call means, if it was not a commit.
 pub(in crate::sql) fn meaning(error: &DbErr) -> Meaning {
     let text = error.to_string();
-    let meaning = |error: fn(String) -> Error, fatal: bool| Meaning { error: error(text.clone()), fatal };
+    let meaning = |error: fn(String) -> Error, fatal: bool| Meaning {
+        error: error(text.clone()),
+        fatal,
+    };
     let (DbErr::Conn(RuntimeErr::SqlxError(inner))
     | DbErr::Exec(RuntimeErr::SqlxError(inner))
     | DbErr::Query(RuntimeErr::SqlxError(inner))) = error
@@ -32,7 +35,10 @@ pub(in crate::sql) fn meaning(error: &DbErr) -> Meaning {
     match inner.deref() {
         sqlx::Error::Database(database) => {
             // Extended codes carry the primary one in their low byte.
-            let code = database.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or(1);
+            let code = database
+                .code()
+                .and_then(|code| code.parse::<u32>().ok())
+                .unwrap_or(1);
             let (error, fatal) = by_code(code & 0xff);
             meaning(error, fatal)
         }
@@ -66,14 +72,21 @@ mod tests {
 
     #[test]
     fn codes_tell_waiting_from_refusing_from_stopping() {
-        let kind = |code| match by_code(code) {
-            (error, fatal) => (error(String::new()), fatal),
+        let kind = |code| {
+            let (error, fatal) = by_code(code);
+            (error(String::new()), fatal)
         };
         for code in [5, 6, 7, 13] {
-            assert!(matches!(kind(code), (Error::Unavailable(_), false)), "{code}");
+            assert!(
+                matches!(kind(code), (Error::Unavailable(_), false)),
+                "{code}"
+            );
         }
         for code in [10, 11, 26] {
-            assert!(matches!(kind(code), (Error::Unavailable(_), true)), "{code}");
+            assert!(
+                matches!(kind(code), (Error::Unavailable(_), true)),
+                "{code}"
+            );
         }
         assert!(matches!(kind(19), (Error::Refused(_), false)));
         assert!(matches!(kind(14), (Error::Unfit(_), false)));
