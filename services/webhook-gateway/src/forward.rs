@@ -91,9 +91,10 @@ impl Forwarder {
     pub(crate) async fn run(self, check: Check, stop: CancellationToken) {
         check.ok();
         let mut pause = Pause::new(self.config.retry_min.get(), self.config.retry_max.get());
+        let mut blocked_by_spool = false;
         loop {
             let began = Instant::now();
-            let mut session = Session::new(&self, &check);
+            let mut session = Session::new(&self, &check, blocked_by_spool);
             let end = session.run(&stop).await;
             let progressed = session.progressed();
             self.waiters.connected(None);
@@ -106,6 +107,7 @@ impl Forwarder {
                 End::Stopped => return,
                 End::Failed(failure) => failure,
             };
+            blocked_by_spool = failure.is_of_the_spool() || (blocked_by_spool && !progressed);
             let wait = self.judge(&failure, &check, &mut pause, progressed);
             tracing::debug!(
                 wait_ms = wait.as_millis(),

@@ -99,6 +99,14 @@ impl From<Status> for Failure {
 }
 
 impl Failure {
+    /// True if something in the spool can't be read.
+    pub(super) fn is_of_the_spool(&self) -> bool {
+        matches!(
+            self,
+            Failure::Record { .. } | Failure::Lease(LeaseError::Damaged { .. })
+        )
+    }
+
     pub(super) fn remedy(&self) -> Remedy {
         match self {
             Failure::Status(_)
@@ -128,15 +136,23 @@ impl Failure {
 pub(super) struct Session<'a> {
     forwarder: &'a Forwarder,
     check: &'a Check,
+    /// The last stream ended at something in the spool that can't be read; until that has been passed, an
+    /// open stream is no sign that it can.
+    blocked_by_spool: bool,
     progressed: bool,
+    /// What ends the stream once everything in flight is acknowledged: deliveries before the damage are not
+    /// held up by it.
+    held: Option<Failure>,
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(forwarder: &'a Forwarder, check: &'a Check) -> Self {
+    pub(super) fn new(forwarder: &'a Forwarder, check: &'a Check, blocked_by_spool: bool) -> Self {
         Self {
             forwarder,
             check,
+            blocked_by_spool,
             progressed: false,
+            held: None,
         }
     }
 
@@ -189,7 +205,7 @@ impl<'a> Session<'a> {
         })
         .await
         .map_err(|_| Failure::HelloTimeout(limit))??;
-        if (ready.protocol_version - PROTOCOL_VERSION).abs() > 1 {
+        if ready.protocol_version.abs_diff(PROTOCOL_VERSION) > 1 {
             return Err(Failure::ProtocolMismatch {
                 theirs: ready.protocol_version.to_string(),
             });
@@ -198,14 +214,15 @@ impl<'a> Session<'a> {
             "a ready with a limit that is not positive",
         ))?;
         self.go_on_after(ready.committed_sequence).await?;
-        self.check.ok();
+        if !self.blocked_by_spool {
+            self.unblock();
+        }
         forwarder.waiters.connected(Some(ready.committed_sequence));
         forwarder.status.send_modify(|status| {
             status.connected = true;
             status.streams += 1;
             status.epoch.clone_from(&ready.epoch);
             status.committed_sequence = ready.committed_sequence;
-            status.blocked = None;
             status.last_error = None;
         });
         tracing::info!(
@@ -279,10 +296,15 @@ impl<'a> Session<'a> {
         let mut redecoded: VecDeque<v1::IngestRedecoded> = VecDeque::new();
         let mut last_call: Option<Instant> = None;
         loop {
-            if last_call.is_some() && window.is_empty() {
-                return Ok(());
+            if window.is_empty() {
+                if let Some(failure) = self.held.take() {
+                    return Err(failure);
+                }
+                if last_call.is_some() {
+                    return Ok(());
+                }
             }
-            let room = if last_call.is_none() {
+            let room = if last_call.is_none() && self.held.is_none() {
                 window.room()
             } else {
                 None
@@ -297,8 +319,15 @@ impl<'a> Session<'a> {
                 },
                 batch = next_batch(&outbox, &*self.forwarder.spool, records_max, bytes_max), if room.is_some() => {
                     let (place, records) = batch?;
-                    place.send(self.batch(records, &mut window)?);
-                    self.show(&window);
+                    match records {
+                        Ok(records) => {
+                            if let Some(batch) = self.batch(records, &mut window) {
+                                place.send(batch);
+                                self.show(&window);
+                            }
+                        }
+                        Err(error) => self.held = Some(error.into()),
+                    }
                 }
                 place = outbox.reserve(), if !redecoded.is_empty() => {
                     let place = place.map_err(|_| Failure::Closed)?;
@@ -320,12 +349,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Makes a batch of leased records.
-    fn batch(
-        &self,
-        records: Vec<Leased>,
-        window: &mut Window,
-    ) -> Result<v1::IngestRequest, Failure> {
+    /// Makes a batch of leased records. One that can't be read ends the batch before it, and the stream once
+    /// what was sent before is acknowledged.
+    fn batch(&mut self, records: Vec<Leased>, window: &mut Window) -> Option<v1::IngestRequest> {
+        let forwarder = self.forwarder;
         let mut deliveries = Vec::with_capacity(records.len());
         let mut sent = Vec::with_capacity(records.len());
         let mut bytes = 0;
@@ -334,16 +361,21 @@ impl<'a> Session<'a> {
             record,
         } in records
         {
-            bytes += record.len();
-            let mut delivery =
-                record::decode(record).map_err(|error| Failure::Record { sequence, error })?;
+            let record_bytes = record.len();
+            let mut delivery = match record::decode(record) {
+                Ok(delivery) => delivery,
+                Err(error) => {
+                    self.held = Some(Failure::Record { sequence, error });
+                    break;
+                }
+            };
+            bytes += record_bytes;
             delivery.sequence = sequence;
-            let source = self
-                .forwarder
+            let source = forwarder
                 .sources
                 .by_uid(&delivery.source)
                 .map(|(index, _)| index);
-            let span = if self.forwarder.traced {
+            let span = if forwarder.traced {
                 continue_trace(&mut delivery)
             } else {
                 None
@@ -355,13 +387,27 @@ impl<'a> Session<'a> {
             });
             deliveries.push(delivery);
         }
+        if deliveries.is_empty() {
+            return None;
+        }
+        self.unblock();
         let batch_number = window.send(sent, bytes);
-        Ok(v1::IngestRequest {
+        Some(v1::IngestRequest {
             message: Some(Ours::Batch(v1::IngestBatch {
                 batch_number,
                 deliveries,
             })),
         })
+    }
+
+    /// Tells that nothing stands in the way any more.
+    fn unblock(&self) {
+        if self.forwarder.status.borrow().blocked.is_some() {
+            self.forwarder
+                .status
+                .send_modify(|status| status.blocked = None);
+        }
+        self.check.ok();
     }
 
     async fn take(
@@ -486,9 +532,15 @@ async fn next_batch<'a>(
     spool: &dyn Spool,
     records_max: usize,
     bytes_max: usize,
-) -> Result<(mpsc::Permit<'a, v1::IngestRequest>, Vec<Leased>), Failure> {
+) -> Result<
+    (
+        mpsc::Permit<'a, v1::IngestRequest>,
+        Result<Vec<Leased>, LeaseError>,
+    ),
+    Failure,
+> {
     let place = outbox.reserve().await.map_err(|_| Failure::Closed)?;
-    let records = spool.lease(records_max, bytes_max).await?;
+    let records = spool.lease(records_max, bytes_max).await;
     Ok((place, records))
 }
 

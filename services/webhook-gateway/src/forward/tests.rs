@@ -574,27 +574,29 @@ async fn a_pass_state_that_is_ahead_of_the_spool_is_an_alarm() {
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_read_stops_forwarding_before_it_and_skips_nothing() {
+async fn a_record_that_cannot_be_read_holds_up_what_follows_and_nothing_before_it() {
     let mut rig = Rig::new().await;
-    rig.append(1).await;
+    rig.append(2).await;
     rig.spool
         .append(Bytes::from_static(b"\x09from another release"))
         .await
         .unwrap();
     rig.append(1).await;
-    let mut stream = rig.peer.stream().await;
-    stream.hello().await;
-    stream
-        .send(Ours::Ready(v1::IngestReady {
-            batch_deliveries_max: 1,
-            ..ready(0)
-        }))
-        .await;
-    assert_eq!(stream.batch().await.deliveries[0].sequence, 1);
+    let mut stream = rig.peer.ready(0).await;
+    let (sequences, number) = stream.sequences(2).await;
+    assert_eq!(sequences, [1, 2]);
+    assert!(stream.silent_for(A_WHILE).await);
+    assert!(rig.readiness.is_ready(), "what was sent comes first");
+    stream.commit(number, sequences, Outcome::Applied).await;
     let status = rig
         .wait("the alarm", |status| status.blocked.is_some())
         .await;
-    assert!(status.blocked.unwrap().contains("record 2 of the spool"));
+    assert!(status.blocked.unwrap().contains("record 3 of the spool"));
+    assert_eq!(rig.spool.status().settled, Sequence(2));
+    assert!(!rig.readiness.is_ready());
+    // An open stream does not mean that the record can be read now.
+    let mut stream = rig.peer.ready(2).await;
+    assert!(stream.ended().await);
     assert!(!rig.readiness.is_ready());
     rig.stop().await;
 }
