@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use pass_sources::SourceConfig;
 use pass_spool::EmbeddedOptions;
 use serde::{Deserialize, Deserializer};
-use service_kit::config::{self, ByteSize, Duration, Faults, Validate};
+use service_kit::config::{self, ByteSize, Duration, Faults, Origin, Validate};
 use service_kit::grpc::ChannelConfig;
 use service_kit::listener::HttpLimits;
 use service_kit::telemetry::TelemetryConfig;
@@ -72,8 +72,15 @@ impl Config {
     /// # Errors
     /// Every fault found: of keys, types and values, or else of the sources.
     pub fn load(from: &config::Sources) -> Result<Self, Faults> {
-        let config: Self = config::load(from)?;
-        Sources::build(&config.sources, &config.ack, &from.env)?;
+        // Secrets of sources are resolved below; the loader is given only what overrides keys.
+        let overrides = format!("{}__", from.env_prefix);
+        let mut keys_only = from.clone();
+        keys_only
+            .env
+            .retain(|(name, _)| name.starts_with(&overrides));
+        let config: Self = config::load(&keys_only)?;
+        let origin = from.file.clone().map_or(Origin::Default, Origin::File);
+        Sources::build(&config.sources, &config.ack, &from.env, &origin)?;
         Ok(config)
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use pass_spool::{EmbeddedSpool, OpenError, Spool, SpoolHealth, SpoolId, SpoolStatus};
 use service_kit::admin::{Check, Readiness, State};
 use service_kit::clock::Clock;
-use service_kit::config::Faults;
+use service_kit::config::{Faults, Origin};
 use service_kit::grpc;
 use service_kit::listener::HttpListener;
 use service_kit::shutdown::Shutdown;
@@ -104,8 +104,8 @@ impl Gateway {
             env,
             data_dir,
         } = dependencies;
-        let sources =
-            Sources::build(&config.sources, &config.ack, &env).map_err(BuildError::Sources)?;
+        let sources = Sources::build(&config.sources, &config.ack, &env, &Origin::Default)
+            .map_err(BuildError::Sources)?;
         let channel = grpc::channel(&config.pass_state)?;
         let mut options = config.spool_options(config.spool_dir(&data_dir));
         let spool_clock = Arc::clone(&clock);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use pass_sources::{SecretRef, Source, SourceConfig};
-use service_kit::config::Faults;
+use service_kit::config::{Fault, Faults, Origin};
 
 use crate::config::{Ack, AckMode};
 
@@ -29,11 +29,12 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// Builds every source; reports every fault of all of them.
+    /// Builds every source; reports every fault of all of them, as coming from `origin`.
     pub(crate) fn build(
         configs: &[SourceConfig],
         ack: &Ack,
         env: &[(String, String)],
+        origin: &Origin,
     ) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let mut sources = Self::default();
@@ -42,9 +43,9 @@ impl Sources {
                 Ok(source) => sources.add(source, ack),
                 Err(found) => {
                     for fault in found {
-                        faults.add(service_kit::config::Fault {
+                        faults.add(Fault {
                             path: format!("sources[{index}].{}", fault.path),
-                            origin: service_kit::config::Origin::Default,
+                            origin: origin.clone(),
                             problem: fault.message,
                             allowed: None,
                             fix: None,

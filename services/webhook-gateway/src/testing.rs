@@ -16,6 +16,7 @@ use pass_spool::{
     Sequence, SettleError, Spool, SpoolHealth, SpoolId, SpoolStatus,
 };
 use service_kit::clock::Clock;
+use service_kit::config::Origin;
 use tokio::sync::Semaphore;
 
 use crate::config::{Ack, AckMode, Http};
@@ -92,7 +93,8 @@ pub(crate) fn ack() -> Ack {
 
 pub(crate) fn sources(ack: &Ack) -> Arc<Sources> {
     Arc::new(
-        Sources::build(&source_configs(), ack, &[]).unwrap_or_else(|faults| panic!("{faults}")),
+        Sources::build(&source_configs(), ack, &[], &Origin::Default)
+            .unwrap_or_else(|faults| panic!("{faults}")),
     )
 }
 

@@ -155,3 +155,28 @@ fn the_spool_lies_under_the_data_directory_unless_configured() {
         Path::new("/elsewhere")
     );
 }
+
+#[test]
+fn a_secret_may_be_named_by_its_variable_alone() {
+    let text = "[[sources]]\nname = \"a\"\nvendor = \"standard\"\n[sources.auth]\nscheme = \"api_key\"\n\
+                secrets = [{ env = \"KEY\" }]\n";
+    load_text(text, &[("KEY", "0123456789abcdef")]).unwrap_or_else(|faults| panic!("{faults}"));
+    let faults = load_text(text, &[]).unwrap_err().to_string();
+    assert!(
+        faults.contains("KEY is not set") && faults.contains("gateway.toml"),
+        "{faults}"
+    );
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let env = [
+        ("GATEWAY__HTTP__LISTEN", "127.0.0.1:9"),
+        ("GATEWAY__ACK__MODE", "applied"),
+    ];
+    let config = load_text("[http]\nlisten = \"127.0.0.1:1\"\n", &env).unwrap();
+    assert_eq!(
+        (config.http.listen.port(), config.ack.mode),
+        (9, AckMode::Applied)
+    );
+}

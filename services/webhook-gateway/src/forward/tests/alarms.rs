@@ -1,0 +1,165 @@
+//! Ends that need more than another try: fences, mismatches, damage, loss.
+
+use super::*;
+
+#[tokio::test]
+async fn a_fenced_stream_waits_longer_and_then_tries_again() {
+    let mut rig = Rig::with(
+        Forward {
+            blocked_retry: Millis::from_millis(600),
+            ..quick()
+        },
+        false,
+    )
+    .await;
+    let stream = rig.peer.ready(0).await;
+    stream
+        .fail(Fault::new(v1::ErrorReason::SpoolFenced, "newer stream").into())
+        .await;
+    let status = rig
+        .wait("the fence", |status| status.last_error.is_some())
+        .await;
+    assert!(
+        status
+            .last_error
+            .unwrap()
+            .contains("newer stream of this spool")
+    );
+    assert_eq!(status.blocked, None);
+    // Half of the pause is the least.
+    assert!(rig.peer.nobody_within(Duration::from_millis(200)).await);
+    rig.peer.ready(0).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn peers_that_do_not_fit_make_the_gateway_not_ready_until_they_do() {
+    let mut rig = Rig::new().await;
+    let mut stream = rig.peer.stream().await;
+    stream.hello().await;
+    assert!(rig.readiness.is_ready());
+    stream
+        .send(Ours::Ready(v1::IngestReady {
+            protocol_version: 3,
+            ..ready(0)
+        }))
+        .await;
+    let status = rig
+        .wait("the mismatch", |status| status.blocked.is_some())
+        .await;
+    assert!(status.blocked.unwrap().contains("protocol 3"));
+    assert!(!rig.readiness.is_ready());
+    rig.peer
+        .stream()
+        .await
+        .fail(Fault::new(v1::ErrorReason::ProtocolMismatch, "too old").into())
+        .await;
+    assert!(!rig.readiness.is_ready());
+    // One release newer works.
+    let mut stream = rig.peer.stream().await;
+    stream.hello().await;
+    stream
+        .send(Ours::Ready(v1::IngestReady {
+            protocol_version: 2,
+            ..ready(0)
+        }))
+        .await;
+    let status = rig.wait("the stream", |status| status.connected).await;
+    assert_eq!((status.blocked, status.last_error), (None, None));
+    assert!(rig.readiness.is_ready());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_pass_state_that_is_ahead_of_the_spool_is_an_alarm() {
+    let mut rig = Rig::new().await;
+    rig.append(2).await;
+    let mut stream = rig.peer.ready(99).await;
+    let status = rig
+        .wait("the alarm", |status| status.blocked.is_some())
+        .await;
+    assert!(
+        status
+            .blocked
+            .unwrap()
+            .contains("committed sequence 99 of this spool, which ends at 2")
+    );
+    assert!(!rig.readiness.is_ready());
+    assert!(
+        stream.ended().await,
+        "nothing is sent that would be taken for known"
+    );
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_holds_up_what_follows_and_nothing_before_it() {
+    let mut rig = Rig::new().await;
+    rig.append(2).await;
+    rig.spool
+        .append(Bytes::from_static(b"\x09from another release"))
+        .await
+        .unwrap();
+    rig.append(1).await;
+    let mut stream = rig.peer.ready(0).await;
+    let (sequences, number) = stream.sequences(2).await;
+    assert_eq!(sequences, [1, 2]);
+    assert!(stream.silent_for(A_WHILE).await);
+    assert!(rig.readiness.is_ready(), "what was sent comes first");
+    stream.commit(number, sequences, Outcome::Applied).await;
+    let status = rig
+        .wait("the alarm", |status| status.blocked.is_some())
+        .await;
+    assert!(status.blocked.unwrap().contains("record 3 of the spool"));
+    assert_eq!(rig.spool.status().settled, Sequence(2));
+    assert!(!rig.readiness.is_ready());
+    // An open stream does not mean that the record can be read now.
+    let mut stream = rig.peer.ready(2).await;
+    assert!(stream.ended().await);
+    assert!(!rig.readiness.is_ready());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn deliveries_that_can_no_longer_be_given_again_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = testing::spool_options(dir.path());
+    let spool: Arc<dyn Spool> = Arc::new(EmbeddedSpool::open(options).unwrap());
+    let mut rig = Rig::over(dir, spool, quick(), false).await;
+    let mut stream = rig.peer.ready(0).await;
+    let mut last = 0;
+    while rig.spool.status().oldest_kept <= Sequence(1) {
+        let body = vec![b'x'; BODY_BYTES_MAX];
+        last = rig
+            .spool
+            .append(record::encode(&delivery_to_wire(&delivery(1, &body))))
+            .await
+            .unwrap()
+            .0;
+        let batch = stream.batch().await;
+        stream
+            .commit(batch.batch_number, [last], Outcome::Applied)
+            .await;
+        rig.committed(last).await;
+        assert!(last < 10_000, "nothing is ever dropped");
+    }
+    let oldest = rig.spool.status().oldest_kept.0;
+    // The database was put back to its beginning.
+    drop(stream);
+    let mut stream = rig.peer.stream().await;
+    let hello = stream.hello().await;
+    assert_eq!(hello.settled_sequence, last);
+    assert!(hello.oldest_sequence >= oldest);
+    stream.send_ready(0).await;
+    let status = rig
+        .wait("the alarm", |status| status.missing.is_some())
+        .await;
+    assert_eq!(status.missing, Some(1..=hello.oldest_sequence - 1));
+    assert_eq!(
+        stream.batch().await.deliveries[0].sequence,
+        hello.oldest_sequence,
+        "the rest is sent"
+    );
+    rig.stop.cancel();
+    rig.running.abort();
+}

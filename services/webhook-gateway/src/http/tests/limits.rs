@@ -1,0 +1,290 @@
+//! Limits, and what happens when something breaks.
+
+use std::convert::Infallible;
+
+use axum::body::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use pass_spool::AppendError;
+use service_kit::shutdown::Phase;
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::testing::BODY_BYTES_MAX;
+
+#[tokio::test]
+async fn only_plain_json_is_taken() {
+    let rig = Rig::new();
+    for (name, value, slug) in [
+        ("content-encoding", "gzip", "content-encoding"),
+        ("content-encoding", "identity, br", "content-encoding"),
+        ("content-type", "text/plain", "media-type"),
+        (
+            "content-type",
+            "application/x-www-form-urlencoded",
+            "media-type",
+        ),
+        ("content-type", "+json", "media-type"),
+        ("content-type", "application/jsonp", "media-type"),
+    ] {
+        let mut request = post("/webhooks/plain", event("p"));
+        request.headers_mut().insert(name, value.parse().unwrap());
+        rig.ask(request).await.is_problem(415, slug);
+    }
+    let mut twice = post("/webhooks/plain", event("p"));
+    twice
+        .headers_mut()
+        .append("content-type", "text/plain".parse().unwrap());
+    rig.ask(twice).await.is_problem(415, "media-type");
+    for (name, value) in [
+        ("content-encoding", "Identity"),
+        ("content-type", "application/json; charset=utf-8"),
+        ("content-type", "Application/JSON"),
+        ("content-type", "application/vnd.vendor.event+json"),
+    ] {
+        let mut request = post("/webhooks/plain", event("p"));
+        request.headers_mut().insert(name, value.parse().unwrap());
+        assert_eq!(rig.ask(request).await.status, 200, "{value}");
+    }
+    let mut absent = post("/webhooks/plain", event("p"));
+    absent.headers_mut().remove("content-type");
+    assert_eq!(rig.ask(absent).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_declared_or_streamed() {
+    let rig = Rig::new();
+    rig.ask(post("/webhooks/plain", vec![b' '; BODY_BYTES_MAX + 1]))
+        .await
+        .is_problem(413, "body-too-large");
+    let streamed =
+        stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b' '; 512]))).take(5);
+    rig.ask(post("/webhooks/plain", Body::from_stream(streamed)))
+        .await
+        .is_problem(413, "body-too-large");
+    let mut full = event("p").into_bytes();
+    full.resize(BODY_BYTES_MAX, b' ');
+    assert_eq!(rig.ask(post("/webhooks/plain", full)).await.status, 200);
+    assert_eq!(rig.books.total(Tally::TooLarge), 2);
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_or_breaks_off_is_given_up() {
+    let mut http = testing::http();
+    http.limits.body.total = service_kit::config::Duration::from_millis(50);
+    let rig = Rig::over(
+        Arc::new(StubSpool::new(Ok(Sequence(1)))),
+        &http,
+        &testing::ack(),
+        false,
+    );
+    let stalled = stream::pending::<Result<Bytes, Infallible>>();
+    rig.ask(post("/webhooks/plain", Body::from_stream(stalled)))
+        .await
+        .is_problem(408, "body-too-slow");
+    let broken = stream::iter([
+        Ok(Bytes::from_static(b"{")),
+        Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset)),
+    ]);
+    rig.ask(post("/webhooks/plain", Body::from_stream(broken)))
+        .await
+        .is_problem(400, "body-broken");
+    assert_eq!(
+        (
+            rig.books.total(Tally::TooSlow),
+            rig.books.total(Tally::Abandoned)
+        ),
+        (1, 1)
+    );
+}
+
+#[tokio::test]
+async fn a_spool_that_cannot_store_answers_503_with_a_time_to_retry() {
+    for (error, slug, seconds, tally) in [
+        (AppendError::Full, "spool-full", "30", Tally::Full),
+        (AppendError::Stuck, "storage", "5", Tally::Storage),
+        (
+            AppendError::Poisoned("EIO".into()),
+            "storage",
+            "5",
+            Tally::Storage,
+        ),
+        (AppendError::Closed, "stopping", "5", Tally::Stopping),
+    ] {
+        let rig = Rig::stub(Err(error));
+        let answer = rig.ask(post("/webhooks/plain", event("p"))).await;
+        answer.is_problem(503, slug);
+        assert_eq!(answer.headers["retry-after"], seconds);
+        assert_eq!(rig.books.total(tally), 1);
+        assert_eq!(rig.books.total(Tally::Stored), 0);
+    }
+    let rig = Rig::stub(Err(AppendError::TooLarge {
+        bytes: 2,
+        bytes_max: 1,
+    }));
+    rig.ask(post("/webhooks/plain", event("p")))
+        .await
+        .is_problem(500, "internal");
+}
+
+/// Fills a real spool until it pushes back, settles, and sees it accept again by itself.
+#[tokio::test]
+async fn a_full_spool_pushes_back_and_takes_again_once_it_drains() {
+    let rig = Rig::new();
+    let mut accepted = 0_u64;
+    let answer = loop {
+        let answer = rig
+            .ask(post(
+                "/webhooks/plain",
+                event(&format!("p-{accepted}-{}", "x".repeat(200))),
+            ))
+            .await;
+        if answer.status != 200 {
+            break answer;
+        }
+        accepted += 1;
+        assert!(accepted < 5_000, "the spool takes no end");
+    };
+    answer.is_problem(503, "spool-full");
+    assert_eq!(rig.spool.status().last_durable, Sequence(accepted));
+    // What the forwarder does once pass-state has everything.
+    rig.spool.rewind(Sequence(accepted)).await.unwrap();
+    rig.spool.settle(Sequence(accepted)).await.unwrap();
+    let settled = test_kit::wait_for("room in the spool", testing::SOON, async || {
+        let answer = rig.ask(post("/webhooks/plain", event("again"))).await;
+        if answer.status == 200 {
+            Ok(())
+        } else {
+            Err(answer.body.to_string())
+        }
+    });
+    settled.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_refuses_and_one_that_drains_does_not() {
+    let rig = Rig::stub(Ok(Sequence(1)));
+    rig.shutdown.advance(Phase::Draining);
+    assert_eq!(
+        rig.ask(post("/webhooks/plain", event("p"))).await.status,
+        200
+    );
+    rig.shutdown.advance(Phase::Stopping);
+    rig.ask(post("/webhooks/plain", event("p")))
+        .await
+        .is_problem(503, "stopping");
+}
+
+#[tokio::test]
+async fn over_the_limits_in_flight_callers_are_told_to_come_back() {
+    let gated = || {
+        let spool = StubSpool {
+            gate: Semaphore::new(0),
+            ..StubSpool::new(Ok(Sequence(1)))
+        };
+        Arc::new(spool)
+    };
+    let mut by_count = testing::http();
+    by_count.requests_in_flight_max = 1;
+    let mut by_bytes = testing::http();
+    by_bytes.bytes_in_flight_max = by_bytes.body_bytes_max;
+    for http in [by_count, by_bytes] {
+        let spool = gated();
+        let rig = Rig::over(
+            Arc::clone(&spool) as Arc<dyn Spool>,
+            &http,
+            &testing::ack(),
+            false,
+        );
+        // A body without a declared length counts as the largest.
+        let body = Body::from_stream(stream::iter([Ok::<_, Infallible>(event("p"))]));
+        let mut first = Box::pin(rig.ask(post("/webhooks/plain", body)));
+        assert!(first.as_mut().now_or_never().is_none());
+        let answer = rig.ask(post("/webhooks/plain", event("q"))).await;
+        answer.is_problem(503, "busy");
+        assert_eq!(answer.headers["retry-after"], "1");
+        spool.gate.add_permits(1);
+        assert_eq!(first.await.status, 200);
+        spool.gate.add_permits(1);
+        assert_eq!(
+            rig.ask(post("/webhooks/plain", event("q"))).await.status,
+            200
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_sender_that_goes_away_is_counted_and_frees_its_place() {
+    let spool = Arc::new(StubSpool {
+        gate: Semaphore::new(0),
+        ..StubSpool::new(Ok(Sequence(1)))
+    });
+    let mut http = testing::http();
+    http.requests_in_flight_max = 1;
+    let rig = Rig::over(
+        Arc::clone(&spool) as Arc<dyn Spool>,
+        &http,
+        &testing::ack(),
+        false,
+    );
+    for _ in 0..3 {
+        let mut gone = Box::pin(rig.ask(post("/webhooks/plain", event("p"))));
+        assert!(gone.as_mut().now_or_never().is_none());
+    }
+    assert_eq!(rig.books.total(Tally::Abandoned), 3);
+    spool.gate.add_permits(1);
+    assert_eq!(
+        rig.ask(post("/webhooks/plain", event("p"))).await.status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_panic_is_answered_500_and_nothing_else_dies() {
+    let rig = Rig::stub(Ok(Sequence(1)));
+    rig.clock.set_seconds(-1);
+    rig.ask(post("/webhooks/plain", event("p")))
+        .await
+        .is_problem(500, "internal");
+    rig.clock.set_seconds(1);
+    assert_eq!(
+        rig.ask(post("/webhooks/plain", event("p"))).await.status,
+        200
+    );
+    assert_eq!(
+        (
+            rig.books.total(Tally::Internal),
+            rig.books.total(Tally::Stored)
+        ),
+        (1, 1)
+    );
+}
+
+#[tokio::test]
+async fn facts_that_outgrow_a_record_are_quarantined_with_their_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut http = testing::http();
+    http.body_bytes_max = service_kit::config::ByteSize::from_mib(1);
+    let mut options = testing::spool_options(dir.path());
+    options.record_bytes_max = record::record_bytes_max(1 << 20);
+    options.segment_bytes = 4 << 20;
+    options.bytes_max = 16 << 20;
+    let spool: Arc<dyn Spool> = Arc::new(pass_spool::EmbeddedSpool::open(options).unwrap());
+    let rig = Rig::over(Arc::clone(&spool), &http, &testing::ack(), false);
+    // Thirty-two events that each say as much as they may.
+    let attributes: Vec<String> = (0..30)
+        .map(|n| format!(r#""a{n}":"{}""#, "é".repeat(500)))
+        .collect();
+    let events: Vec<String> = (0..32)
+        .map(|n| format!(r#"{{"kind":"INSTALLED","pass":"p{n}","occur_time":"2026-02-28T12:00:00Z","attributes":{{{}}}}}"#, attributes.join(",")))
+        .collect();
+    let body = format!(r#"{{"events":[{}]}}"#, events.join(","));
+    assert!(body.len() < 1 << 20, "{}", body.len());
+    let answer = rig.ask(post("/webhooks/plain", body.clone())).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let stored = &rig.spool.lease(1, 4 << 20).await.unwrap()[0];
+    assert!(stored.record.len() <= record::record_bytes_max(1 << 20));
+    assert_eq!(
+        record::decode(stored.record.clone()).unwrap().body,
+        body.as_bytes()
+    );
+}
