@@ -39,6 +39,7 @@ macro_rules! store_suite {
             spools sequences_are_committed_once_and_without_gaps;
             spools a_database_that_went_back_gets_a_new_epoch;
             spools an_epoch_can_be_rotated;
+            spools a_dropped_append_happened_whole_or_not_at_all;
             quarantine a_replayed_delivery_is_applied_once_as_of_its_receive_time;
             quarantine a_delivery_still_undecodable_stays_open;
             quarantine a_discard_is_final_until_replayed;

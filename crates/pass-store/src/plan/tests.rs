@@ -7,7 +7,7 @@ use pass_domain::Timestamp;
 use pass_domain::delivery::{Delivery, Outcome};
 use pass_domain::event::{Event, Position};
 use pass_domain::fold::State;
-use pass_domain::ids::{DeliveryId, EventId, PassKey};
+use pass_domain::ids::{DeliveryId, EventId, PassKey, SourceUid};
 use pass_domain::kind::Kind;
 use proptest::prelude::*;
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pass_migration::Migrator;
+use sea_orm::sqlx::Connection;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement,
@@ -166,6 +167,21 @@ async fn connect(options: &SqliteOptions, role: Role) -> Result<DatabaseConnecti
         .record_stmt_in_spans(false);
     let options = options.clone();
     connect.map_sqlx_sqlite_opts(move |_| connect_options(&options, role));
+    // After some errors (a full disk, for one) SQLite has rolled back by itself, so the driver's ROLLBACK
+    // fails and it goes on counting a transaction: every later BEGIN would be refused. Such a connection is
+    // closed, and the pool opens another.
+    connect.map_sqlx_sqlite_pool_opts(|pool| {
+        pool.after_release(|connection, _| {
+            Box::pin(async move {
+                if !connection.is_in_transaction() {
+                    return Ok(true);
+                }
+                // A rollback that is under way is over after the ping.
+                connection.ping().await?;
+                Ok(!connection.is_in_transaction())
+            })
+        })
+    });
     Database::connect(connect).await
 }
 

@@ -272,3 +272,124 @@ async fn a_broken_key_refuses_the_whole_batch() {
     assert_eq!(store.log_info().await.expect("read").books.deliveries, 1);
     store.close().await;
 }
+
+// A full disk is back-pressure: nothing is recorded, nothing is fatal, and once there is space the same
+// append succeeds on the same store. SQLite rolls back by itself here, behind the driver's back.
+#[tokio::test]
+async fn a_full_disk_holds_up_and_passes() {
+    let (_, directory) = sqlite().await;
+    let path = directory.path().join("log.db");
+    let store = Arc::new(
+        SqlStore::open(SqliteOptions::new(path))
+            .await
+            .expect("opened"),
+    );
+    let shared: Arc<dyn PassStore> = Arc::clone(&store) as Arc<dyn PassStore>;
+    let mut feed = Feed::open(&shared, 1).await;
+    let mut large = updated(1);
+    large.body = vec![b'x'; 1 << 20];
+    let part = feed.part([large]);
+    let writer = &store.connections.writer;
+    writer
+        .execute_unprepared("PRAGMA max_page_count = 1")
+        .await
+        .expect("limited");
+    for _ in 0..2 {
+        let error = store
+            .append(std::slice::from_ref(&part), at(0))
+            .await
+            .expect_err("full");
+        assert!(
+            matches!(error, Error::Unavailable(_)) && error.is_transient(),
+            "{error}"
+        );
+        writer
+            .execute_unprepared("PRAGMA max_page_count = 1")
+            .await
+            .expect("limited");
+    }
+    assert_eq!(*store.fatal().borrow(), None);
+    assert_eq!(store.head().await.expect("read").position, Position(0));
+    writer
+        .execute_unprepared("PRAGMA max_page_count = 1000000")
+        .await
+        .expect("limited");
+    let appended = store.append(&[part], at(0)).await.expect("there is space");
+    assert_eq!(outcomes(&appended, 0), [Outcome::Applied]);
+    store.close().await;
+}
+
+// Every statement finds its rows by a key: none walks a whole table.
+#[tokio::test]
+async fn no_statement_scans_a_table() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = SqlStore::open(SqliteOptions::new(directory.path().join("log.db")))
+        .await
+        .expect("opened");
+    let statements = &store.statements;
+    let lookups = [
+        &statements.spools,
+        &statements.deliveries_known,
+        &statements.facts_known,
+        &statements.passes_by_name,
+    ];
+    let mut texts: Vec<String> = lookups
+        .iter()
+        .flat_map(|lookup| lookup.texts().iter().cloned())
+        .collect();
+    texts.extend(
+        [
+            &statements.head_lock,
+            &statements.head_read,
+            &statements.head_write,
+            &statements.spool_progress,
+            &statements.history,
+            &statements.events_after,
+            &statements.events_after_personal,
+            &statements.events_before,
+            &statements.events_of_pass_after,
+            &statements.events_of_pass_before,
+            &statements.event_by_id,
+            &statements.event_time,
+            &statements.event_id_at,
+            &statements.passes_last_event,
+        ]
+        .map(String::clone),
+    );
+    // As the entities spell them.
+    for text in [
+        "SELECT * FROM delivery WHERE delivery_id = ?",
+        "SELECT * FROM delivery WHERE number < ? ORDER BY number DESC LIMIT ?",
+        "SELECT * FROM quarantine WHERE state = 1 AND number < ? ORDER BY number DESC LIMIT ?",
+        "SELECT * FROM pass WHERE number > ? ORDER BY number LIMIT ?",
+        "SELECT * FROM pass WHERE serial_number = ? ORDER BY number LIMIT ?",
+        "SELECT * FROM pass WHERE external_id = ? AND source = ? ORDER BY number LIMIT ?",
+    ] {
+        texts.push(text.to_owned());
+    }
+    for text in texts {
+        let plan = sea_orm::Statement::from_sql_and_values(
+            store.backend(),
+            format!("EXPLAIN QUERY PLAN {text}"),
+            vec![super::rows::number(1); text.matches('?').count()],
+        );
+        for row in store
+            .connections
+            .writer
+            .query_all_raw(plan)
+            .await
+            .expect("explained")
+        {
+            let step: String = row.try_get_by_index(3).expect("a text");
+            let subquery = step == "SCAN e" || step.starts_with("SCAN (");
+            assert!(subquery || !step.starts_with("SCAN"), "{step}: {text}");
+            assert!(
+                !step.contains("TEMP B-TREE")
+                    || text.contains("serial_number")
+                    || text.contains("external_id"),
+                "{step}: {text}"
+            );
+        }
+    }
+    store.close().await;
+}

@@ -121,6 +121,12 @@ impl Lookup {
         Self { backend, texts }
     }
 
+    /// The texts, from the largest.
+    #[cfg(test)]
+    pub(crate) fn texts(&self) -> &[String] {
+        &self.texts
+    }
+
     /// The rows of all keys, in no particular order.
     pub(crate) async fn query(
         &self,

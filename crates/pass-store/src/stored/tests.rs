@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use pass_domain::delivery::{Decoded, Delivery};
+use pass_domain::fold::{Fold, PassState};
 use pass_domain::kind::Kind;
 use proptest::prelude::*;
 

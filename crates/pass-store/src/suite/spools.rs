@@ -214,3 +214,49 @@ pub async fn an_epoch_can_be_rotated(store: Arc<dyn PassStore>) {
     assert_eq!(feed.append([updated(2)]).await, [Outcome::Applied]);
     assert_eq!(store.head().await.expect("read").epoch, after.epoch);
 }
+
+/// A caller may go away at any moment: the batch is recorded whole or not at all, the spool's place tells
+/// which, and going on from there loses and repeats nothing.
+pub async fn a_dropped_append_happened_whole_or_not_at_all(store: Arc<dyn PassStore>) {
+    const BATCH: u64 = 20;
+    const BATCHES: u64 = 25;
+    let (mut done, mut dropped, mut patience_micros) = (0, 0, 100);
+    while done < BATCHES {
+        let opened = store.spool_open(&hello(1)).await.expect("opened");
+        assert_eq!(
+            opened.committed_sequence % BATCH,
+            0,
+            "a batch was recorded in part"
+        );
+        done = opened.committed_sequence / BATCH;
+        let first = opened.committed_sequence + 1;
+        let part = AppendPart {
+            spool: hello(1).spool,
+            generation: opened.generation,
+            deliveries: (first..first + BATCH)
+                .map(|sequence| (sequence, Arc::new(updated(sequence))))
+                .collect(),
+        };
+        let patience = std::time::Duration::from_micros(patience_micros);
+        match tokio::time::timeout(patience, store.append(&[part], at(0))).await {
+            Ok(appended) => assert_eq!(
+                outcomes(&appended.expect("appended"), 0),
+                [Outcome::Applied; BATCH as usize]
+            ),
+            Err(_) => dropped += 1,
+        }
+        // Each try waits a little longer, so appends are dropped at every stage until they fit.
+        patience_micros = if done == BATCHES / 2 {
+            100
+        } else {
+            patience_micros + 150
+        };
+    }
+    assert!(dropped > 0, "no append was dropped");
+    let log = whole_log(&*store).await;
+    let books = store.log_info().await.expect("read").books;
+    assert_eq!(
+        (log.len() as u64, books.duplicate_facts),
+        (books.deliveries, 0)
+    );
+}
