@@ -50,9 +50,7 @@ pub fn record_bytes_max(body_bytes_max: usize) -> usize {
 pub fn encode(delivery: &v1::IngestDelivery) -> Bytes {
     let mut record = BytesMut::with_capacity(1 + delivery.encoded_len());
     record.put_u8(RECORD_VERSION);
-    delivery
-        .encode(&mut record)
-        .expect("the buffer grows as needed");
+    delivery.encode_raw(&mut record);
     record.freeze()
 }
 

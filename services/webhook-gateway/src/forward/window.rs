@@ -54,16 +54,27 @@ struct Batch {
     deliveries: Vec<Sent>,
 }
 
+impl Batch {
+    fn last(&self) -> u64 {
+        self.deliveries
+            .last()
+            .map_or(0, |delivery| delivery.sequence)
+    }
+}
+
 /// An acknowledgement that does not fit what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum AckError {
     #[error("pass-state acknowledged batch {number}, but {sent} was the last one sent")]
     BatchNotSent { number: u64, sent: u64 },
-    #[error("pass-state committed sequence {committed}, but batch {number} ends with {last}")]
+    #[error(
+        "pass-state committed sequence {committed} with batch {number}, which has to be {least} to {most}"
+    )]
     SequenceMismatch {
         committed: u64,
         number: u64,
-        last: u64,
+        least: u64,
+        most: u64,
     },
 }
 
@@ -142,8 +153,8 @@ impl Window {
         self.batches_sent
     }
 
-    /// Takes out what is acknowledged: all batches up to `number`, the last of which ends with `committed`.
-    /// Repeating an acknowledgement gives nothing.
+    /// Takes out what is acknowledged: all batches up to `number`. `committed` may reach into the batch after
+    /// it, whose rest is then still awaited. Repeating an acknowledgement gives nothing.
     pub(super) fn acknowledge(
         &mut self,
         number: u64,
@@ -156,23 +167,22 @@ impl Window {
             });
         }
         let count = self.batches.partition_point(|batch| batch.number <= number);
-        if let Some(batch) = count
+        let Some(batch) = count
             .checked_sub(1)
             .and_then(|index| self.batches.get(index))
-        {
-            let last = batch
-                .deliveries
-                .last()
-                .map_or(0, |delivery| delivery.sequence);
-            if last != committed {
-                return Err(AckError::SequenceMismatch {
-                    committed,
-                    number,
-                    last,
-                });
-            }
-            self.progress = Instant::now();
+        else {
+            return Ok(Vec::new());
+        };
+        let (least, most) = (batch.last(), self.batches.back().map_or(0, Batch::last));
+        if committed < least || committed > most {
+            return Err(AckError::SequenceMismatch {
+                committed,
+                number,
+                least,
+                most,
+            });
         }
+        self.progress = Instant::now();
         let mut acknowledged = Vec::new();
         for batch in self.batches.drain(..count) {
             self.deliveries -= batch.deliveries.len();
@@ -258,17 +268,30 @@ mod tests {
             window.acknowledge(2, 2).unwrap_err(),
             AckError::BatchNotSent { number: 2, sent: 1 }
         );
-        assert_eq!(
-            window.acknowledge(1, 1).unwrap_err(),
-            AckError::SequenceMismatch {
-                committed: 1,
-                number: 1,
-                last: 2
-            }
-        );
+        for committed in [1, 3] {
+            assert_eq!(
+                window.acknowledge(1, committed).unwrap_err(),
+                AckError::SequenceMismatch {
+                    committed,
+                    number: 1,
+                    least: 2,
+                    most: 2
+                }
+            );
+        }
         assert_eq!(window.deliveries(), 2);
         assert_eq!(window.acknowledge(1, 2).unwrap().len(), 2);
         assert_eq!(window.acknowledge(1, 2).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_commit_may_reach_into_a_batch_that_is_not_acknowledged_yet() {
+        let mut window = Window::new(LIMITS, 1_000);
+        window.send(sent(1..=2), 10);
+        window.send(sent(3..=4), 10);
+        assert_eq!(window.acknowledge(1, 3).unwrap().len(), 2);
+        assert_eq!(window.acknowledge(2, 4).unwrap().len(), 2);
+        assert!(window.is_empty());
     }
 
     #[test]

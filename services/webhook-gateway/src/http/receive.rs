@@ -22,7 +22,6 @@ use pass_domain::time;
 use pass_proto::convert::delivery_to_wire;
 use pass_sources::{RefusalCause, UndecodablePolicy, Verified, method_from_http};
 use pass_spool::AppendError;
-use prost::Message as _;
 use service_kit::listener::{BodyError, PeerAddr, read_body};
 use service_kit::telemetry;
 use tracing::Span;
@@ -284,15 +283,19 @@ impl Call<'_> {
 
     fn record(&self, delivery: &mut Delivery, body: Bytes) -> Bytes {
         let mut wire = delivery_to_wire(delivery);
-        if wire.encoded_len() + body.len() >= self.edge.record_bytes_max {
-            // Facts repeat parts of the body, in theory without end. The bytes are what must not be lost.
-            delivery.decoded = Decoded::Undecodable(Undecodable {
-                reason: UndecodableReason::FieldInvalid,
-                detail: "the facts of this delivery take more room than one message may have"
-                    .to_owned(),
-            });
-            wire = delivery_to_wire(delivery);
+        wire.body = body;
+        let record = record::encode(&wire);
+        if record.len() <= self.edge.record_bytes_max {
+            return record;
         }
+        // Facts repeat parts of the body, in theory without end. The bytes are what must not be lost.
+        delivery.decoded = Decoded::Undecodable(Undecodable {
+            reason: UndecodableReason::FieldInvalid,
+            detail: "the facts of this delivery take more room than one message may have"
+                .to_owned(),
+        });
+        let body = wire.body;
+        wire = delivery_to_wire(delivery);
         wire.body = body;
         record::encode(&wire)
     }

@@ -288,3 +288,68 @@ async fn facts_that_outgrow_a_record_are_quarantined_with_their_bytes() {
         body.as_bytes()
     );
 }
+
+/// Whatever strangers send, with the right key or without: it is answered by the table, only a 200 is
+/// stored, and nothing panics.
+#[test]
+fn any_request_gets_an_answer_of_the_table() {
+    use proptest::prelude::*;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let rig = runtime.block_on(async { Rig::stub(Ok(Sequence(1))) });
+    let text = || proptest::collection::vec(any::<u8>(), 0..64);
+    let paths = prop_oneof![
+        Just("/webhooks/plain".to_owned()),
+        Just("/webhooks/kit?a=b&c".to_owned()),
+        "/webhooks/url/[!-~&&[^#?%<>\"{}|\\\\^`]]{0,40}",
+        "/webhooks/url/(%[0-9a-f]{2}){0,8}",
+        "/[a-z/%0-9]{0,40}",
+    ];
+    let methods = proptest::sample::select(vec!["POST", "PUT", "DELETE", "GET", "BREW"]);
+    let bodies = prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..BODY_BYTES_MAX + 64),
+        "[{}\\[\\]\":,a-z0-9 ]{0,200}".prop_map(String::into_bytes),
+        "[a-z]{1,20}".prop_map(|pass| event(&pass).into_bytes()),
+    ];
+    let config = ProptestConfig {
+        cases: 512,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let inputs = (methods, paths, text(), text(), any::<bool>(), bodies);
+    let checked = runner.run(&inputs, |(method, path, kind, key, authentic, body)| {
+        let Ok(mut request) = Request::builder()
+            .method(method)
+            .uri(&path)
+            .body(Body::from(body))
+        else {
+            return Ok(());
+        };
+        let headers = request.headers_mut();
+        if let Ok(kind) = http::HeaderValue::from_bytes(&kind)
+            && !authentic
+        {
+            headers.insert("content-type", kind);
+        }
+        if let Ok(key) = http::HeaderValue::from_bytes(&key) {
+            headers.insert("traceparent", key.clone());
+            headers.insert("authorization", key);
+        }
+        if authentic {
+            headers.insert("authorization", SECRET.parse().unwrap());
+        }
+        let before = rig.books.total(Tally::Stored) + rig.books.total(Tally::Quarantined);
+        let answer = runtime.block_on(rig.ask(request));
+        let stored = rig.books.total(Tally::Stored) + rig.books.total(Tally::Quarantined) - before;
+        prop_assert_eq!(stored, u64::from(answer.status == 200));
+        prop_assert!([200, 401, 404, 405, 413, 415].contains(&answer.status.as_u16()));
+        prop_assert!(authentic || answer.status != 200);
+        Ok(())
+    });
+    checked.unwrap();
+    assert!(rig.books.total(Tally::Stored) > 0, "no case was accepted");
+    assert_eq!(rig.books.total(Tally::Internal), 0);
+}
