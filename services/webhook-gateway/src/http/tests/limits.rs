@@ -301,13 +301,13 @@ fn any_request_gets_an_answer_of_the_table() {
     let rig = runtime.block_on(async { Rig::stub(Ok(Sequence(1))) });
     let text = || proptest::collection::vec(any::<u8>(), 0..64);
     let paths = prop_oneof![
-        Just("/webhooks/plain".to_owned()),
-        Just("/webhooks/kit?a=b&c".to_owned()),
-        "/webhooks/url/[!-~&&[^#?%<>\"{}|\\\\^`]]{0,40}",
-        "/webhooks/url/(%[0-9a-f]{2}){0,8}",
-        "/[a-z/%0-9]{0,40}",
+        4 => Just("/webhooks/plain".to_owned()),
+        2 => Just("/webhooks/kit?a=b&c".to_owned()),
+        1 => "/webhooks/url/[!-~&&[^#?%<>\"{}|\\\\^`]]{0,40}",
+        1 => "/webhooks/url/(%[0-9a-f]{2}){0,8}",
+        1 => "/[a-z/%0-9]{0,40}",
     ];
-    let methods = proptest::sample::select(vec!["POST", "PUT", "DELETE", "GET", "BREW"]);
+    let methods = proptest::sample::select(vec!["POST", "POST", "POST", "PUT", "DELETE", "BREW"]);
     let bodies = prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..BODY_BYTES_MAX + 64),
         "[{}\\[\\]\":,a-z0-9 ]{0,200}".prop_map(String::into_bytes),
