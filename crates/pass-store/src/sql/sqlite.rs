@@ -167,8 +167,9 @@ async fn connect(options: &SqliteOptions, role: Role) -> Result<DatabaseConnecti
         .record_stmt_in_spans(false);
     let options = options.clone();
     connect.map_sqlx_sqlite_opts(move |_| connect_options(&options, role));
-    // After some errors (a full disk, for one) SQLite has rolled back by itself, so the driver's ROLLBACK
-    // fails and it goes on counting a transaction: every later BEGIN would be refused. Such a connection is
+    // After some errors (a commit on a full disk, for one) SQLite has rolled back by itself, so the driver's
+    // ROLLBACK fails and it goes on counting a transaction. From then on it would begin savepoints, and a
+    // rolled back savepoint leaves a transaction open in which later commits are lost. Such a connection is
     // closed, and the pool opens another.
     connect.map_sqlx_sqlite_pool_opts(|pool| {
         pool.after_release(|connection, _| {

@@ -274,7 +274,7 @@ async fn a_broken_key_refuses_the_whole_batch() {
 }
 
 // A full disk is back-pressure: nothing is recorded, nothing is fatal, and once there is space the same
-// append succeeds on the same store. SQLite rolls back by itself here, behind the driver's back.
+// append succeeds on the same store.
 #[tokio::test]
 async fn a_full_disk_holds_up_and_passes() {
     let (_, directory) = sqlite().await;
@@ -392,4 +392,32 @@ async fn no_statement_scans_a_table() {
         }
     }
     store.close().await;
+}
+
+// What SQLite does when a commit finds the disk full: it rolls back by itself, and the driver, which does not
+// know, goes on counting a transaction. It would then begin and end savepoints instead: a rolled back one
+// leaves the transaction open, and what "commits" after it is seen by nobody and lost.
+#[tokio::test]
+async fn a_transaction_that_sqlite_ended_by_itself_costs_no_later_commit() {
+    let (shared, directory) = sqlite().await;
+    shared.close().await;
+    let store = SqlStore::open(SqliteOptions::new(directory.path().join("log.db")))
+        .await
+        .expect("opened");
+    let transaction = store.begin().await.expect("begun");
+    transaction
+        .execute_unprepared("ROLLBACK")
+        .await
+        .expect("rolled back behind the driver");
+    drop(transaction);
+    drop(store.begin().await.expect("begun"));
+    let shared: Arc<dyn PassStore> = Arc::new(store);
+    let mut feed = Feed::open(&shared, 1).await;
+    assert_eq!(feed.append([updated(1)]).await, [Outcome::Applied]);
+    assert_eq!(
+        shared.head().await.expect("read").position,
+        Position(1),
+        "others see what was acknowledged"
+    );
+    shared.close().await;
 }
