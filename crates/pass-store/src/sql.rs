@@ -3,7 +3,7 @@
 //! Everything here is written for SQLite and PostgreSQL alike; what only one of them needs stands in a
 //! module of its name. The write path and the hot reads use statements whose texts are made once
 //! (`statements`); other reads use entities. `append` is the heart: it loads what
-//! [`crate::plan`] asks for and writes what that decides.
+//! `plan` asks for and writes what that decides.
 
 mod append;
 mod deliveries;

@@ -13,14 +13,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pass_migration::Migrator;
 use sea_orm::sqlx::Connection;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement,
     TryGetable,
 };
-use sea_orm_migration::MigratorTrait;
 
 pub(super) use self::checkpoint::Checkpointer;
 pub(super) use self::error::meaning;
@@ -285,18 +283,14 @@ async fn migrate(connection: &DatabaseConnection, migrate: bool) -> Result<(), E
         _ => explain(error),
     };
     if migrate {
-        return Migrator::up(connection, None).await.map_err(unfit);
+        return pass_migration::up(connection).await.map_err(unfit);
     }
-    let pending = Migrator::get_pending_migrations_read_only(connection)
-        .await
-        .map_err(unfit)?;
-    if pending.is_empty() {
-        return Ok(());
+    match pass_migration::pending(connection).await.map_err(unfit)? {
+        0 => Ok(()),
+        lacking => Err(Error::Unfit(format!(
+            "the schema lacks {lacking} migrations: run the migrate command, or allow migrations"
+        ))),
     }
-    Err(Error::Unfit(format!(
-        "the schema lacks {} migrations: run the migrate command, or allow migrations",
-        pending.len()
-    )))
 }
 
 #[cfg(test)]
