@@ -1,7 +1,17 @@
 //! The system tests: one binary, a module per subject. See the harness, `system_tests`, for how they work.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "all of this is a test, but clippy only knows the functions marked as one"
+)]
+
+mod crash;
+mod end_to_end;
+mod hostile;
 mod order;
+mod outage;
 mod permutations;
+mod trace;
 
 use std::path::PathBuf;
 
@@ -11,6 +21,6 @@ use system_tests::stand::Programs;
 fn programs() -> Programs {
     Programs {
         gateway: PathBuf::from(env!("CARGO_BIN_EXE_gateway-under-test")),
-        state: PathBuf::from(env!("CARGO_BIN_EXE_gateway-under-test")),
+        state: PathBuf::from(env!("CARGO_BIN_EXE_pass-state-under-test")),
     }
 }

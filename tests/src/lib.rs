@@ -9,6 +9,7 @@
 //! Start reading at [`stand`] (what a test starts), then [`oracle`] (what it is judged by).
 
 pub mod callback;
+pub mod chaos;
 pub mod client;
 pub mod dice;
 pub mod history;

@@ -174,6 +174,24 @@ impl Service {
         Ok(())
     }
 
+    /// Waits until the service ends by itself; its status and the end of its log.
+    ///
+    /// # Errors
+    /// If it does not end within 30 s.
+    pub async fn ended(mut self) -> anyhow::Result<(ExitStatus, String)> {
+        let status = tokio::time::timeout(END_LIMIT, self.child.wait())
+            .await
+            .with_context(|| {
+                format!(
+                    "{} does not end by itself within {END_LIMIT:?}:\n{}",
+                    self.name,
+                    self.log_end()
+                )
+            })?
+            .context("cannot wait for the process")?;
+        Ok((status, self.log_end()))
+    }
+
     /// Sends SIGTERM and waits for the end, whatever it is.
     ///
     /// # Errors

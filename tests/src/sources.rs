@@ -74,6 +74,18 @@ pub fn key_header(source: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
 }
 
+/// The configuration of one source of [`sources_toml`].
+///
+/// # Errors
+/// If there is none of that name.
+pub fn source_config(name: &str) -> anyhow::Result<SourceConfig> {
+    let file: File = toml::from_str(&sources_toml()).context("sources_toml is not TOML")?;
+    let mut sources = file.sources.into_iter();
+    sources
+        .find(|source| source.name == name)
+        .with_context(|| format!("no source {name}"))
+}
+
 /// Decodes callbacks as the gateway does, in the test's own process.
 #[derive(Debug)]
 pub struct Decoder {

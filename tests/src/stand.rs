@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use pass_spool::{EmbeddedOptions, EmbeddedSpool, Spool as _};
 use tempfile::TempDir;
-use test_kit::PortLease;
+use test_kit::{PortLease, wait_for};
 use tokio::time::Instant;
 
 use crate::callback::Callback;
@@ -56,6 +56,8 @@ pub struct Stand {
     ports: Ports,
     dir: TempDir,
     decoder: Decoder,
+    /// The log's epoch as it was seen first.
+    epoch: Mutex<Option<String>>,
     /// All attempts made through [`Stand::load`].
     pub log: Arc<ClientLog>,
 }
@@ -129,6 +131,7 @@ impl Stand {
             ports,
             dir,
             decoder: Decoder::new()?,
+            epoch: Mutex::default(),
             log: Arc::default(),
         })
     }
@@ -274,6 +277,22 @@ impl Stand {
         Ok(())
     }
 
+    /// Waits until `count` attempts were answered 200.
+    ///
+    /// # Errors
+    /// If they were not after `limit`.
+    pub async fn wait_for_stored(&self, count: usize, limit: Duration) -> anyhow::Result<()> {
+        wait_for(
+            &format!("{count} answers of 200"),
+            limit,
+            async || match self.log.stored_count() {
+                enough if enough >= count => Ok(()),
+                stored => Err(stored),
+            },
+        )
+        .await
+    }
+
     /// Waits until everything that was promised is recorded, then reads all of it and judges.
     ///
     /// # Errors
@@ -295,12 +314,32 @@ impl Stand {
         Ok(verdict)
     }
 
+    /// Notes the log's epoch: from here on [`Stand::verdict`] finds it broken if that changes, as it must only
+    /// when a test puts a database back, which calls this again.
+    ///
+    /// # Errors
+    /// If pass-state does not answer.
+    pub async fn note_epoch(&self) -> anyhow::Result<String> {
+        let epoch = self.reader().info().await?.epoch;
+        *self.epoch.lock().unwrap_or_else(PoisonError::into_inner) = Some(epoch.clone());
+        Ok(epoch)
+    }
+
     /// Ends both services in order, then checks that the spool holds nothing which pass-state lacks and that
     /// no log has an ERROR.
     ///
     /// # Errors
     /// Says what is left, or which end was not a success.
-    pub async fn finish(mut self) -> anyhow::Result<()> {
+    pub async fn finish(self) -> anyhow::Result<()> {
+        self.finish_with_errors(&[]).await
+    }
+
+    /// As [`Stand::finish`], where the test has caused errors: each text must be in one line of level ERROR,
+    /// and each such line must have one of the texts.
+    ///
+    /// # Errors
+    /// As [`Stand::finish`]; also if an announced error did not show.
+    pub async fn finish_with_errors(mut self, announced: &[&str]) -> anyhow::Result<()> {
         let spools = self.reader().info().await?.spools;
         self.take_gateway().end().await?;
         self.take_state().end().await?;
@@ -322,17 +361,24 @@ impl Stand {
             "the spool's last record is {}, pass-state has {committed:?}",
             status.last_durable
         );
-        let errors: Vec<String> = self
-            .logs()?
-            .lines()
-            .filter(|line| line.contains("ERROR"))
-            .map(str::to_owned)
+        let logs = self.logs()?;
+        let errors: Vec<&str> = logs.lines().filter(|line| line.contains("ERROR")).collect();
+        let unannounced: Vec<&str> = errors
+            .iter()
+            .copied()
+            .filter(|line| !announced.iter().any(|text| line.contains(text)))
             .collect();
         ensure!(
-            errors.is_empty(),
+            unannounced.is_empty(),
             "errors in the logs:\n{}",
-            errors.join("\n")
+            unannounced.join("\n")
         );
+        for text in announced {
+            ensure!(
+                errors.iter().any(|line| line.contains(text)),
+                "no ERROR in the logs says {text:?}"
+            );
+        }
         Ok(())
     }
 
@@ -399,6 +445,8 @@ bytes_max = {SPOOL_BYTES}
 fn state_config(ports: &Ports, options: &Options) -> String {
     format!(
         r#"
+drain_delay = "50ms"
+
 [grpc]
 listen = "{}"
 

@@ -1,0 +1,162 @@
+//! Kills services under load, again and again, and judges at the end of each stretch.
+//!
+//! A round is: traffic flows, a random one of the two services gets SIGKILL at a random moment, is started
+//! again, and must be ready in time. After every few rounds traffic pauses, everything must drain, and the
+//! judge reads all of it. Senders repeat what was not answered 200, as vendors do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::ensure;
+use tokio::time::Instant;
+
+use crate::callback::traffic;
+use crate::client;
+use crate::dice::Dice;
+use crate::oracle::Verdict;
+use crate::stand::{Options, Programs, Stand};
+
+/// Rounds between two judgements.
+const ROUNDS_PER_STRETCH: usize = 6;
+/// Senders at once.
+const CONNECTIONS: usize = 6;
+/// Made-up lives per round.
+const PASSES_PER_ROUND: usize = 30;
+/// Longest time until a stretch's traffic is stored and drained after its last kill.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Kills.
+    pub rounds: usize,
+    /// Repeats the choices: traffic, victims and pauses (not the machine's timing).
+    pub seed: u64,
+    /// What the services are configured with.
+    pub options: Options,
+    /// Ends at the first judgement that finds something.
+    pub stop_when_broken: bool,
+    /// Judges after each round instead of after several; for planted defects.
+    pub judge_each_round: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            rounds: 100,
+            seed: 1,
+            options: Options::default(),
+            stop_when_broken: false,
+            judge_each_round: false,
+        }
+    }
+}
+
+/// One round, for whoever watches.
+#[derive(Clone, Debug)]
+pub struct Round {
+    /// From 1.
+    pub number: usize,
+    /// Who was killed.
+    pub victim: &'static str,
+    /// How long after the round's traffic began.
+    pub after: Duration,
+    /// How long until it was ready again.
+    pub ready_after: Duration,
+    /// Attempts answered 200 so far.
+    pub stored: usize,
+    /// Attempts made so far.
+    pub attempts: usize,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Kills done.
+    pub rounds: usize,
+    /// The last judgement.
+    pub verdict: Verdict,
+    /// Slowest start of the gateway after a kill.
+    pub gateway_ready_max: Duration,
+    /// Slowest start of pass-state after a kill.
+    pub state_ready_max: Duration,
+}
+
+/// Carries out a plan; `watch` is called after each round.
+///
+/// # Errors
+/// If a service does not start, ends by itself, or traffic is not stored in time. What the judge finds is no
+/// error but in the report.
+pub async fn run(
+    programs: &Programs,
+    plan: &Plan,
+    watch: &mut dyn FnMut(&Round),
+) -> anyhow::Result<Report> {
+    let mut dice = Dice::new(plan.seed);
+    let mut stand = Stand::started(programs, &plan.options).await?;
+    stand.note_epoch().await?;
+    let mut report = Report {
+        rounds: 0,
+        verdict: Verdict::default(),
+        gateway_ready_max: Duration::ZERO,
+        state_ready_max: Duration::ZERO,
+    };
+    let stretch_rounds = if plan.judge_each_round {
+        1
+    } else {
+        ROUNDS_PER_STRETCH
+    };
+    while report.rounds < plan.rounds {
+        let rounds = stretch_rounds.min(plan.rounds - report.rounds);
+        let tag = format!("r{}", report.rounds);
+        let callbacks = traffic(&mut dice, &tag, PASSES_PER_ROUND * rounds);
+        let sending = tokio::spawn({
+            let (address, log) = (stand.http(), Arc::clone(&stand.log));
+            let deadline = Instant::now() + DRAIN_LIMIT * u32::try_from(rounds).unwrap_or(1);
+            async move { client::load(address, callbacks, CONNECTIONS, &log, deadline).await }
+        });
+        for _ in 0..rounds {
+            let after = Duration::from_millis(20 + dice.below(400));
+            // The random moment is the point of this sleep.
+            tokio::time::sleep(after).await;
+            let gateway_dies = dice.once_in(2);
+            let began;
+            let victim;
+            if gateway_dies {
+                stand.take_gateway().kill().await?;
+                began = Instant::now();
+                stand.start_gateway().await?;
+                victim = "webhook-gateway";
+                report.gateway_ready_max = report.gateway_ready_max.max(began.elapsed());
+            } else {
+                stand.take_state().kill().await?;
+                began = Instant::now();
+                stand.start_state().await?;
+                victim = "pass-state";
+                report.state_ready_max = report.state_ready_max.max(began.elapsed());
+            }
+            report.rounds += 1;
+            watch(&Round {
+                number: report.rounds,
+                victim,
+                after,
+                ready_after: began.elapsed(),
+                stored: stand.log.stored_count(),
+                attempts: stand.log.attempts().len(),
+            });
+        }
+        let unsent = sending.await?;
+        ensure!(
+            unsent == 0,
+            "{unsent} callbacks were not stored within {DRAIN_LIMIT:?} a round"
+        );
+        report.verdict = stand.verdict(DRAIN_LIMIT).await?;
+        if !report.verdict.is_clean() && plan.stop_when_broken {
+            return Ok(report);
+        }
+    }
+    if report.verdict.is_clean() {
+        stand.finish().await?;
+    }
+    Ok(report)
+}
