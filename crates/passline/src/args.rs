@@ -52,7 +52,7 @@ pub enum Command {
 /// Arguments of `up`.
 #[derive(Debug, Args)]
 pub struct UpArgs {
-    /// A TOML file with the tables [gateway] and [pass_state].
+    /// A TOML file with the tables `[gateway]` and `[pass_state]`.
     ///
     /// Environment variables win over it: GATEWAY__HTTP__LISTEN, PASS_STATE__GRPC__LISTEN, and so on.
     #[arg(long, value_name = "FILE")]

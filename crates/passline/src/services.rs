@@ -16,7 +16,6 @@ use std::sync::Arc;
 use pass_state::PassState;
 use service_kit::clock::SystemClock;
 use service_kit::shutdown::{Phase, Shutdown, Signals};
-use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
 use webhook_gateway::Gateway;
 
@@ -95,10 +94,7 @@ impl Services {
         let control = Control::default();
         let running = tokio::spawn(supervise(
             tokio::spawn(gateway.run(control.gateway.clone())),
-            tokio::task::spawn_blocking({
-                let (handle, shutdown) = (Handle::current(), control.pass_state.clone());
-                move || handle.block_on(pass_state.run(shutdown))
-            }),
+            tokio::spawn(pass_state.run(control.pass_state.clone())),
             control.clone(),
         ));
         Ok(Self {
