@@ -21,7 +21,7 @@ use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use pass_domain::delivery::{Delivery, Outcome};
 use pass_domain::ids::{DeliveryId, SourceUid};
-use pass_proto::convert::{Fallback, delivery_from_wire, outcome_to_wire};
+use pass_proto::convert::{Fallback, delivery_from_wire, delivery_to_wire, outcome_to_wire};
 use pass_proto::status::{Fault, Reason};
 use pass_proto::v1;
 use pass_proto::v1::ingest_request::Message as Request;
@@ -580,17 +580,17 @@ fn fallback_id(spool: SpoolId, sequence: u64) -> DeliveryId {
 
 /// A stored delivery with what a gateway now makes of it. Everything but the decoding stays as it was
 /// recorded: a gateway decodes again, it does not rewrite.
-pub(crate) fn redecoded(stored: &Delivery, wire: v1::IngestDelivery) -> Delivery {
+pub(crate) fn redecoded(stored: &Delivery, answer: v1::IngestDelivery) -> Delivery {
     let fallback = Fallback {
         id: stored.id,
         receive_time: stored.receive_time,
     };
-    let answer = delivery_from_wire(wire, fallback);
-    Delivery {
+    let wire = v1::IngestDelivery {
         decoded: answer.decoded,
         adapter_version: answer.adapter_version,
-        ..stored.clone()
-    }
+        ..delivery_to_wire(stored)
+    };
+    delivery_from_wire(wire, fallback)
 }
 
 #[cfg(test)]

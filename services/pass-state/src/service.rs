@@ -397,10 +397,15 @@ async fn open(config: &Config, data_dir: &Path) -> Result<SqlStore, BuildError> 
 
 /// Waits until the store is beyond help, and says why.
 async fn broken(fatal: &mut watch::Receiver<Option<String>>) -> String {
-    match fatal.wait_for(Option::is_some).await {
-        Ok(reason) => reason.clone().unwrap_or_default(),
+    let reason = fatal
+        .wait_for(Option::is_some)
+        .await
+        .ok()
+        .map(|reason| reason.clone());
+    match reason {
+        Some(reason) => reason.unwrap_or_default(),
         // The store was given from outside and tells nothing.
-        Err(_) => std::future::pending().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::query::mask::{Mask, MessageTypes};
 
 /// How much earlier than the client's deadline we answer, so that the answer still reaches it: a tenth of
 /// it, at most this.
-const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(20);
+const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(100);
 
 /// What a caller may see. Access control will answer here for everyone; until then it is everything.
 pub(crate) fn scope(_metadata: &MetadataMap) -> Scope {

@@ -62,6 +62,28 @@ impl MessageTypes {
             self.add(&name, nested);
         }
     }
+
+    /// The field numbers of a path.
+    fn resolve(&self, path: &str, message: &str) -> Result<Vec<u32>, String> {
+        let shown: String = path.chars().take(64).collect();
+        let mut message = Some(message);
+        let mut numbers = Vec::new();
+        for part in path.split('.') {
+            let Some(name) = message else {
+                return Err(format!(
+                    "path {shown:?} goes into a field that is repeated or has no fields of its own"
+                ));
+            };
+            let fields = self.fields.get(name);
+            let Some(field) = fields.and_then(|fields| fields.get(part)) else {
+                let name = name.trim_start_matches('.');
+                return Err(format!("path {shown:?} names no field of {name}"));
+            };
+            numbers.push(field.number);
+            message = field.message.as_deref();
+        }
+        Ok(numbers)
+    }
 }
 
 /// Which fields of a message to return.
@@ -127,34 +149,20 @@ impl Mask {
 
 impl Tree {
     fn add(&mut self, path: &str, message: &str, types: &MessageTypes) -> Result<(), String> {
-        let shown: String = path.chars().take(64).collect();
-        let (mut tree, mut message) = (self, Some(message));
-        let mut parts = path.split('.').peekable();
-        while let Some(part) = parts.next() {
-            let field = message
-                .ok_or_else(|| format!("path {shown:?} goes into a field that has no fields of its own, or is repeated"))
-                .and_then(|message| {
-                    types
-                        .fields
-                        .get(message)
-                        .and_then(|fields| fields.get(part))
-                        .ok_or_else(|| format!("path {shown:?} names no field of {}", message.trim_start_matches('.')))
-                })?;
-            if parts.peek().is_none() {
-                tree.0.insert(field.number, None);
-                return Ok(());
-            }
-            match tree
-                .0
-                .entry(field.number)
-                .or_insert_with(|| Some(Tree::default()))
-            {
+        let numbers = types.resolve(path, message)?;
+        let Some((last, parents)) = numbers.split_last() else {
+            return Ok(());
+        };
+        let mut tree = self;
+        for number in parents {
+            let inner = tree.0.entry(*number);
+            match inner.or_insert_with(|| Some(Tree::default())) {
                 // All of it was asked for before.
                 None => return Ok(()),
                 Some(inner) => tree = inner,
             }
-            message = field.message.as_deref();
         }
+        tree.0.insert(*last, None);
         Ok(())
     }
 
