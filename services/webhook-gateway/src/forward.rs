@@ -29,12 +29,14 @@ use crate::config::Forward;
 use crate::sources::Sources;
 use crate::waiters::Waiters;
 
+mod failure;
 mod pause;
 mod session;
 mod window;
 
+use failure::Failure;
 use pause::Pause;
-use session::{End, Failure, Session};
+use session::{End, Session};
 
 /// What helps after a stream has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +68,8 @@ pub struct ForwardStatus {
     pub blocked: Option<String>,
     /// How the last stream ended, if not in order.
     pub last_error: Option<String>,
-    /// Sequences that pass-state asked for and the spool no longer has. Stays until the process ends.
+    /// The last range of sequences that pass-state lacks and the spool no longer has. Stays until the process
+    /// ends.
     pub missing: Option<RangeInclusive<u64>>,
 }
 
@@ -91,10 +94,10 @@ impl Forwarder {
     pub(crate) async fn run(self, check: Check, stop: CancellationToken) {
         check.ok();
         let mut pause = Pause::new(self.config.retry_min.get(), self.config.retry_max.get());
-        let mut blocked_by_spool = false;
+        let (mut blocked_by_spool, mut hole_end) = (false, 0);
         loop {
             let began = Instant::now();
-            let mut session = Session::new(&self, &check, blocked_by_spool);
+            let mut session = Session::new(&self, &check, blocked_by_spool, hole_end);
             let end = session.run(&stop).await;
             let progressed = session.progressed();
             self.waiters.connected(None);
@@ -107,6 +110,7 @@ impl Forwarder {
                 End::Stopped => return,
                 End::Failed(failure) => failure,
             };
+            hole_end = failure.hole_end();
             blocked_by_spool = failure.is_of_the_spool() || (blocked_by_spool && !progressed);
             let wait = self.judge(&failure, &check, &mut pause, progressed);
             tracing::debug!(
@@ -137,7 +141,9 @@ impl Forwarder {
                     pause.reset();
                 }
                 // The same again and again is one line; what changes is a line each.
-                if news {
+                if matches!(failure, Failure::Rotated) {
+                    tracing::info!("{text}");
+                } else if news {
                     tracing::warn!(error = %text, "the stream to pass-state ended; deliveries stay in the spool");
                 }
                 (None, pause.next())

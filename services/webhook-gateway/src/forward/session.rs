@@ -1,7 +1,6 @@
 //! One stream to pass-state: hello, ready, batches out, acknowledgements in.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -10,35 +9,31 @@ use opentelemetry::trace::TraceContextExt as _;
 use pass_domain::delivery::Outcome;
 use pass_domain::ids::DeliveryId;
 use pass_proto::convert::{Fallback, delivery_from_wire, delivery_to_wire, outcome_from_wire};
-use pass_proto::status::reason_of;
 use pass_proto::v1;
 use pass_proto::v1::ingest_request::Message as Ours;
 use pass_proto::v1::ingest_response::Message as Theirs;
 use pass_proto::v1::ingest_service_client::IngestServiceClient;
-use pass_spool::{LeaseError, Leased, RewindError, Sequence, SettleError, Spool};
+use pass_spool::{LeaseError, Leased, RewindError, Sequence, Spool};
 use service_kit::admin::Check;
 use service_kit::telemetry;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, Streaming};
+use tonic::Streaming;
 
-use super::window::{AckError, Limits, Sent, Window};
-use super::{Forwarder, Remedy};
+use super::Forwarder;
+use super::failure::{Failure, PROTOCOL_VERSION};
+use super::window::{Limits, Sent, Window};
 use crate::config::SERVICE_NAME;
-use crate::record::{self, RecordError};
+use crate::record;
 
-/// The protocol version this gateway speaks. A peer one older or newer works.
-const PROTOCOL_VERSION: i32 = 1;
 /// Batches that are encoded ahead of the connection.
 const OUTBOX_MESSAGES: usize = 4;
 /// Re-decode requests that may wait for their turn.
 const REDECODES_MAX: usize = 64;
 /// Largest message from pass-state, in bytes: a delivery to decode again, or the outcomes of a window.
 const RESPONSE_BYTES_MAX: usize = 8 << 20;
-/// Most texts of one error that are kept, in bytes.
-const ERROR_BYTES_MAX: usize = 512;
 
 /// How a stream ended.
 pub(super) enum End {
@@ -48,90 +43,6 @@ pub(super) enum End {
     Failed(Failure),
 }
 
-/// What ended a stream that was not to end.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("pass-state says {:?}: {}", .0.code(), cut(.0.message()))]
-    Status(Box<Status>),
-    #[error("a newer stream of this spool took over")]
-    Fenced,
-    #[error(
-        "pass-state speaks protocol {theirs}, this gateway {PROTOCOL_VERSION}; upgrade the older one"
-    )]
-    ProtocolMismatch { theirs: String },
-    #[error("pass-state ended the stream")]
-    Closed,
-    #[error("pass-state did not answer the hello within {0:?}")]
-    HelloTimeout(Duration),
-    #[error("pass-state acknowledged nothing for {0:?}")]
-    NoProgress(Duration),
-    #[error("pass-state sent {0}")]
-    Unexpected(&'static str),
-    #[error(transparent)]
-    Ack(#[from] AckError),
-    #[error(
-        "pass-state has committed sequence {committed} of this spool, which ends at {last}; the spool was restored to an \
-         earlier moment, move its directory aside to start a new one"
-    )]
-    SpoolBehind { committed: u64, last: u64 },
-    #[error("record {sequence} of the spool can't be read: {error}")]
-    Record { sequence: u64, error: RecordError },
-    #[error("spool: {0}")]
-    Lease(#[from] LeaseError),
-    #[error("spool: {0}")]
-    Settle(#[from] SettleError),
-    #[error("spool is closed")]
-    SpoolClosed,
-}
-
-impl From<Status> for Failure {
-    fn from(status: Status) -> Self {
-        match reason_of(&status) {
-            Some(v1::ErrorReason::SpoolFenced) => Self::Fenced,
-            Some(v1::ErrorReason::ProtocolMismatch) => Self::ProtocolMismatch {
-                theirs: "another version".to_owned(),
-            },
-            // Named by the code alone where a proxy dropped the details.
-            None if status.code() == Code::Aborted => Self::Fenced,
-            Some(_) | None => Self::Status(Box::new(status)),
-        }
-    }
-}
-
-impl Failure {
-    /// True if something in the spool can't be read.
-    pub(super) fn is_of_the_spool(&self) -> bool {
-        matches!(
-            self,
-            Failure::Record { .. } | Failure::Lease(LeaseError::Damaged { .. })
-        )
-    }
-
-    pub(super) fn remedy(&self) -> Remedy {
-        match self {
-            Failure::Status(_)
-            | Failure::Closed
-            | Failure::HelloTimeout(_)
-            | Failure::NoProgress(_)
-            | Failure::Unexpected(_)
-            | Failure::Ack(_)
-            | Failure::Settle(_)
-            | Failure::SpoolClosed
-            | Failure::Lease(
-                LeaseError::Dropped { .. }
-                | LeaseError::Read { .. }
-                | LeaseError::Poisoned(_)
-                | LeaseError::Closed,
-            ) => Remedy::Retry,
-            Failure::Fenced => Remedy::Fenced,
-            Failure::ProtocolMismatch { .. }
-            | Failure::SpoolBehind { .. }
-            | Failure::Record { .. }
-            | Failure::Lease(LeaseError::Damaged { .. }) => Remedy::Blocked,
-        }
-    }
-}
-
 /// One stream's life.
 pub(super) struct Session<'a> {
     forwarder: &'a Forwarder,
@@ -139,6 +50,12 @@ pub(super) struct Session<'a> {
     /// The last stream ended at something in the spool that can't be read; until that has been passed, an
     /// open stream is no sign that it can.
     blocked_by_spool: bool,
+    /// The first sequence after a hole at which the last stream stopped; 0 if it did not.
+    hole_end: u64,
+    /// What the hello said is the oldest sequence; pass-state knows of every hole before it.
+    oldest_told: u64,
+    /// The sequence that comes next.
+    expected: u64,
     progressed: bool,
     /// What ends the stream once everything in flight is acknowledged: deliveries before the damage are not
     /// held up by it.
@@ -146,11 +63,19 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(forwarder: &'a Forwarder, check: &'a Check, blocked_by_spool: bool) -> Self {
+    pub(super) fn new(
+        forwarder: &'a Forwarder,
+        check: &'a Check,
+        blocked_by_spool: bool,
+        hole_end: u64,
+    ) -> Self {
         Self {
             forwarder,
             check,
             blocked_by_spool,
+            hole_end,
+            oldest_told: 0,
+            expected: 1,
             progressed: false,
             held: None,
         }
@@ -177,12 +102,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn open(&self) -> Result<Stream, Failure> {
+    async fn open(&mut self) -> Result<Stream, Failure> {
         let forwarder = self.forwarder;
         let limit = forwarder.config.hello_timeout.get();
         let (outbox, messages) = mpsc::channel(OUTBOX_MESSAGES);
+        let hello = self.hello();
+        self.oldest_told = hello.oldest_sequence;
         let hello = v1::IngestRequest {
-            message: Some(Ours::Hello(self.hello())),
+            message: Some(Ours::Hello(hello)),
         };
         outbox
             .try_send(hello)
@@ -214,6 +141,7 @@ impl<'a> Session<'a> {
             "a ready with a limit that is not positive",
         ))?;
         self.go_on_after(ready.committed_sequence).await?;
+        self.expected = ready.committed_sequence.saturating_add(1);
         if !self.blocked_by_spool {
             self.unblock();
         }
@@ -248,7 +176,7 @@ impl<'a> Session<'a> {
             oldest_sequence: if spool.oldest_kept > spool.last_durable {
                 0
             } else {
-                spool.oldest_kept.0
+                spool.oldest_kept.0.max(self.hole_end)
             },
             sources: forwarder
                 .sources
@@ -361,6 +289,11 @@ impl<'a> Session<'a> {
             record,
         } in records
         {
+            if sequence > self.expected && sequence > self.oldest_told {
+                self.held = Some(self.hole(sequence));
+                break;
+            }
+            self.expected = sequence.saturating_add(1);
             let record_bytes = record.len();
             let mut delivery = match record::decode(record) {
                 Ok(delivery) => delivery,
@@ -398,6 +331,19 @@ impl<'a> Session<'a> {
                 deliveries,
             })),
         })
+    }
+
+    fn hole(&self, sequence: u64) -> Failure {
+        let (first, last) = (self.expected, sequence - 1);
+        tracing::error!(
+            first,
+            last,
+            "deliveries are missing in the spool; pass-state is told, compare with the vendors"
+        );
+        self.forwarder
+            .status
+            .send_modify(|status| status.missing = Some(first..=last));
+        Failure::Hole { first, last }
     }
 
     /// Tells that nothing stands in the way any more.
@@ -563,8 +509,4 @@ fn continue_trace(delivery: &mut v1::IngestDelivery) -> Option<tracing::Span> {
         trace.traceparent = traceparent;
     }
     Some(span)
-}
-
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(ERROR_BYTES_MAX)]
 }

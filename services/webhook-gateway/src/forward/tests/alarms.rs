@@ -1,6 +1,74 @@
 //! Ends that need more than another try: fences, mismatches, damage, loss.
 
+use async_trait::async_trait;
+use pass_spool::{
+    AppendError, LeaseError, Leased, RewindError, RewindOutcome, SettleError, SpoolId, SpoolStatus,
+};
+
 use super::*;
+
+/// A spool out of which an operator has moved records 3 to 5.
+struct Holed(Arc<dyn Spool>);
+
+#[async_trait]
+impl Spool for Holed {
+    fn id(&self) -> SpoolId {
+        self.0.id()
+    }
+    async fn append(&self, record: Bytes) -> Result<Sequence, AppendError> {
+        self.0.append(record).await
+    }
+    async fn lease(&self, records: usize, bytes: usize) -> Result<Vec<Leased>, LeaseError> {
+        loop {
+            let mut leased = self.0.lease(records, bytes).await?;
+            leased.retain(|leased| !(3..=5).contains(&leased.sequence.0));
+            if !leased.is_empty() {
+                return Ok(leased);
+            }
+        }
+    }
+    async fn settle(&self, through: Sequence) -> Result<(), SettleError> {
+        self.0.settle(through).await
+    }
+    async fn rewind(&self, after: Sequence) -> Result<RewindOutcome, RewindError> {
+        self.0.rewind(after).await
+    }
+    fn status(&self) -> SpoolStatus {
+        self.0.status()
+    }
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+/// pass-state refuses sequences with a hole, so the gateway has to say where the spool goes on.
+#[tokio::test]
+async fn a_hole_in_the_spool_is_told_to_pass_state_and_then_passed() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Arc::new(Holed(testing::open_spool(dir.path())));
+    let mut rig = Rig::over(dir, spool, quick(), false).await;
+    rig.append(7).await;
+    let mut stream = rig.peer.ready(0).await;
+    let (sequences, number) = stream.sequences(2).await;
+    assert_eq!(sequences, [1, 2]);
+    assert!(
+        stream.silent_for(A_WHILE).await,
+        "nothing is sent across the hole"
+    );
+    stream.commit(number, sequences, Outcome::Applied).await;
+    let mut stream = rig.peer.stream().await;
+    let hello = stream.hello().await;
+    assert_eq!((hello.settled_sequence, hello.oldest_sequence), (2, 6));
+    // It notes 3 to 5 as missing and goes on behind them.
+    stream.send_ready(5).await;
+    let (sequences, number) = stream.sequences(2).await;
+    assert_eq!(sequences, [6, 7]);
+    stream.commit(number, sequences, Outcome::Applied).await;
+    rig.committed(7).await;
+    assert_eq!(rig.status.borrow().missing, Some(3..=5));
+    assert!(rig.readiness.is_ready());
+    rig.stop().await;
+}
 
 #[tokio::test]
 async fn a_fenced_stream_waits_longer_and_then_tries_again() {
@@ -54,6 +122,16 @@ async fn peers_that_do_not_fit_make_the_gateway_not_ready_until_they_do() {
         .await
         .fail(Fault::new(v1::ErrorReason::ProtocolMismatch, "too old").into())
         .await;
+    assert!(!rig.readiness.is_ready());
+    let refused = Fault::field("hello.body_bytes_max", "is 2 MiB; at most 1 MiB is taken");
+    rig.peer.stream().await.fail(refused.into()).await;
+    rig.wait("the refusal", |status| {
+        status
+            .blocked
+            .as_deref()
+            .is_some_and(|text| text.contains("make the two fit"))
+    })
+    .await;
     assert!(!rig.readiness.is_ready());
     // One release newer works.
     let mut stream = rig.peer.stream().await;

@@ -1,0 +1,127 @@
+//! The ways a stream can end, and what helps against each.
+
+use std::time::Duration;
+
+use pass_proto::status::reason_of;
+use pass_proto::v1;
+use pass_spool::{LeaseError, SettleError};
+use tonic::{Code, Status};
+
+use super::Remedy;
+use super::window::AckError;
+use crate::record::RecordError;
+
+/// The protocol version this gateway speaks. A peer one older or newer works.
+pub(super) const PROTOCOL_VERSION: i32 = 1;
+/// Most texts of one error that are kept, in bytes.
+const ERROR_BYTES_MAX: usize = 512;
+
+/// What ended a stream that was not to end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("pass-state says {:?}: {}", .0.code(), cut(.0.message()))]
+    Status(Box<Status>),
+    #[error("pass-state rotated the stream or is stopping")]
+    Rotated,
+    #[error("a newer stream of this spool took over")]
+    Fenced,
+    #[error("pass-state refuses what this gateway is configured to send: {}; make the two fit", cut(.0))]
+    Refused(String),
+    #[error(
+        "pass-state speaks protocol {theirs}, this gateway {PROTOCOL_VERSION}; upgrade the older one"
+    )]
+    ProtocolMismatch { theirs: String },
+    #[error("pass-state ended the stream")]
+    Closed,
+    #[error("pass-state did not answer the hello within {0:?}")]
+    HelloTimeout(Duration),
+    #[error("pass-state acknowledged nothing for {0:?}")]
+    NoProgress(Duration),
+    #[error("pass-state sent {0}")]
+    Unexpected(&'static str),
+    #[error(transparent)]
+    Ack(#[from] AckError),
+    #[error(
+        "pass-state has committed sequence {committed} of this spool, which ends at {last}; the spool was restored to an \
+         earlier moment, move its directory aside to start a new one"
+    )]
+    SpoolBehind { committed: u64, last: u64 },
+    /// The spool's next record is not the next sequence: an operator has moved damage aside. The next hello
+    /// says from where the spool goes on.
+    #[error("sequences {first} to {last} are no longer in the spool")]
+    Hole { first: u64, last: u64 },
+    #[error("record {sequence} of the spool can't be read: {error}")]
+    Record { sequence: u64, error: RecordError },
+    #[error("spool: {0}")]
+    Lease(#[from] LeaseError),
+    #[error("spool: {0}")]
+    Settle(#[from] SettleError),
+    #[error("spool is closed")]
+    SpoolClosed,
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        match reason_of(&status) {
+            Some(v1::ErrorReason::SpoolFenced) => Self::Fenced,
+            Some(v1::ErrorReason::StreamRotated | v1::ErrorReason::ServerDraining) => Self::Rotated,
+            Some(v1::ErrorReason::FieldInvalid) => Self::Refused(status.message().to_owned()),
+            Some(v1::ErrorReason::ProtocolMismatch) => Self::ProtocolMismatch {
+                theirs: "another version".to_owned(),
+            },
+            // Named by the code alone where a proxy dropped the details.
+            None if status.code() == Code::Aborted => Self::Fenced,
+            Some(_) | None => Self::Status(Box::new(status)),
+        }
+    }
+}
+
+impl Failure {
+    /// The first sequence after the hole that ended the stream, else 0.
+    pub(super) fn hole_end(&self) -> u64 {
+        if let Failure::Hole { last, .. } = self {
+            last.saturating_add(1)
+        } else {
+            0
+        }
+    }
+
+    /// True if something in the spool can't be read.
+    pub(super) fn is_of_the_spool(&self) -> bool {
+        matches!(
+            self,
+            Failure::Record { .. } | Failure::Lease(LeaseError::Damaged { .. })
+        )
+    }
+
+    pub(super) fn remedy(&self) -> Remedy {
+        match self {
+            Failure::Status(_)
+            | Failure::Rotated
+            | Failure::Closed
+            | Failure::HelloTimeout(_)
+            | Failure::NoProgress(_)
+            | Failure::Unexpected(_)
+            | Failure::Ack(_)
+            | Failure::Settle(_)
+            | Failure::SpoolClosed
+            | Failure::Hole { .. }
+            | Failure::Lease(
+                LeaseError::Dropped { .. }
+                | LeaseError::Read { .. }
+                | LeaseError::Poisoned(_)
+                | LeaseError::Closed,
+            ) => Remedy::Retry,
+            Failure::Fenced => Remedy::Fenced,
+            Failure::ProtocolMismatch { .. }
+            | Failure::Refused(_)
+            | Failure::SpoolBehind { .. }
+            | Failure::Record { .. }
+            | Failure::Lease(LeaseError::Damaged { .. }) => Remedy::Blocked,
+        }
+    }
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(ERROR_BYTES_MAX)]
+}
