@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::Plan;
 use crate::corpus::Corpus;
@@ -76,7 +76,9 @@ async fn turn(
         "full + append" => Binaries::reference("append", data.path())?,
         _ => binaries.gateway(data.path(), ([127, 0, 0, 1], free_port()?).into())?,
     };
-    let mut first = Connection::open(address).await?;
+    let mut first = Connection::open(address)
+        .await
+        .with_context(|| format!("{name} did not start: {}", server.log()))?;
     ensure!(
         first.ask(&requests[0]).await? == 200,
         "{name} does not answer 200; see its log"

@@ -8,12 +8,13 @@ use anyhow::{Context, Result};
 /// A child that is killed when it is dropped.
 pub(crate) struct Server {
     child: Child,
+    log: std::path::PathBuf,
 }
 
 impl Server {
     /// Starts a command, its output going to a file.
-    pub(crate) fn start(mut command: Command, log: &std::path::Path) -> Result<Self> {
-        let log = std::fs::File::create(log)?;
+    pub(crate) fn start(mut command: Command, path: &std::path::Path) -> Result<Self> {
+        let log = std::fs::File::create(path)?;
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -21,7 +22,15 @@ impl Server {
         let child = command
             .spawn()
             .with_context(|| format!("start {command:?}"))?;
-        Ok(Self { child })
+        Ok(Self {
+            child,
+            log: path.to_path_buf(),
+        })
+    }
+
+    /// What the process has printed.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// User and system time that the process has used so far.

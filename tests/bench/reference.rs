@@ -143,7 +143,7 @@ fn start_append(directory: &std::path::Path) -> Result<mpsc::Sender<Waiting>> {
     let mut file = OpenOptions::new()
         .create_new(true)
         .append(true)
-        .open(directory.join("reference.log"))?;
+        .open(directory.join("append.log"))?;
     let (sender, mut receiver) = mpsc::channel::<Waiting>(4096);
     std::thread::spawn(move || {
         let mut buffer = Vec::new();

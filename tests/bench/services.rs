@@ -15,20 +15,14 @@ pub(crate) struct Binaries {
 }
 
 impl Binaries {
-    /// Builds both services for release, without test-only features.
-    pub(crate) fn build() -> Result<Self> {
-        let status = Command::new("cargo")
-            .args([
-                "build",
-                "--locked",
-                "--release",
-                "-p",
-                "webhook-gateway",
-                "-p",
-                "pass-state",
-            ])
-            .status()
-            .context("run cargo")?;
+    /// Builds the gateway, and pass-state if it is needed, for release, without test-only features.
+    pub(crate) fn build(with_pass_state: bool) -> Result<Self> {
+        let mut cargo = Command::new("cargo");
+        cargo.args(["build", "--locked", "--release", "-p", "webhook-gateway"]);
+        if with_pass_state {
+            cargo.args(["-p", "pass-state"]);
+        }
+        let status = cargo.status().context("run cargo")?;
         ensure!(status.success(), "cargo build failed");
         let own = std::env::current_exe()?;
         let directory = own
