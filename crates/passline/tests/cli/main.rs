@@ -7,9 +7,24 @@ mod process;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 
 use process::{Finished, Running, passline};
 use serde_json::Value;
+
+/// The command with every port chosen by the kernel: tests run side by side.
+fn on_free_ports(arguments: &[&str]) -> Command {
+    let mut command = passline(arguments);
+    for part in [
+        "GATEWAY__HTTP",
+        "GATEWAY__ADMIN",
+        "PASS_STATE__GRPC",
+        "PASS_STATE__ADMIN",
+    ] {
+        command.env(format!("{part}__LISTEN"), "127.0.0.1:0");
+    }
+    command
+}
 
 /// Runs `passline up` on free ports with the sample sources.
 fn up(data_dir: &Path) -> (Running, Value) {
@@ -17,13 +32,8 @@ fn up(data_dir: &Path) -> (Running, Value) {
 }
 
 fn up_with(data_dir: &Path, grpc: &str) -> (Running, Value) {
-    let mut command = passline(&["--json", "up", "--data-dir"]);
-    command
-        .arg(data_dir)
-        .env("GATEWAY__HTTP__LISTEN", "127.0.0.1:0")
-        .env("GATEWAY__ADMIN__LISTEN", "127.0.0.1:0")
-        .env("PASS_STATE__GRPC__LISTEN", grpc)
-        .env("PASS_STATE__ADMIN__LISTEN", "127.0.0.1:0");
+    let mut command = on_free_ports(&["--json", "up", "--data-dir"]);
+    command.arg(data_dir).env("PASS_STATE__GRPC__LISTEN", grpc);
     let mut running = Running::start(command);
     let up = running.next_object()["up"].clone();
     (running, up)
@@ -54,11 +64,17 @@ fn send(up: &Value, data_dir: &Path, source: &str, sample: &str) -> String {
 #[test]
 fn the_demo_shows_every_step_and_leaves_nothing_behind() {
     let temporary = tempfile::tempdir().unwrap();
-    let mut command = passline(&["demo", "--exit"]);
-    command.env("TMPDIR", temporary.path());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    let mut command = on_free_ports(&["demo", "--exit"]);
+    command
+        .env("TMPDIR", temporary.path())
+        .env("GATEWAY__HTTP__LISTEN", &taken);
     let demo = Finished::of(command);
     assert_eq!(demo.code, 0, "{demo:?}");
+    let moved = format!("{taken} is taken; using a free port instead");
     for expected in [
+        moved.as_str(),
         "POS  RECORDED",
         "DOWNLOADED",
         "late",
@@ -85,7 +101,7 @@ fn the_demo_shows_every_step_and_leaves_nothing_behind() {
 fn the_demo_as_json_is_one_object_a_line_and_can_keep_its_data() {
     let dir = tempfile::tempdir().unwrap();
     let kept = dir.path().join("kept");
-    let mut command = passline(&["--json", "demo", "--exit", "--data-dir"]);
+    let mut command = on_free_ports(&["--json", "demo", "--exit", "--data-dir"]);
     command.arg(&kept);
     let demo = Finished::of(command);
     assert_eq!(demo.code, 0, "{demo:?}");
@@ -267,7 +283,7 @@ fn a_tail_goes_on_after_a_restart_without_gap_or_repetition() {
 fn one_directory_and_one_port_belong_to_one_process() {
     let dir = tempfile::tempdir().unwrap();
     let (running, up) = up(dir.path());
-    let mut command = passline(&["up", "--data-dir"]);
+    let mut command = on_free_ports(&["up", "--data-dir"]);
     command.arg(dir.path());
     let second = Finished::of(command);
     assert_eq!(second.code, 1, "{second:?}");
@@ -281,12 +297,10 @@ fn one_directory_and_one_port_belong_to_one_process() {
         .trim_end_matches("/webhooks/")
         .to_owned();
     let other = tempfile::tempdir().unwrap();
-    let mut command = passline(&["up", "--data-dir"]);
+    let mut command = on_free_ports(&["up", "--data-dir"]);
     command
         .arg(other.path())
-        .env("GATEWAY__HTTP__LISTEN", &taken)
-        .env("PASS_STATE__GRPC__LISTEN", "127.0.0.1:0")
-        .env("PASS_STATE__ADMIN__LISTEN", "127.0.0.1:0");
+        .env("GATEWAY__HTTP__LISTEN", &taken);
     let blocked = Finished::of(command);
     assert_eq!(blocked.code, 1, "{blocked:?}");
     assert!(
@@ -296,7 +310,7 @@ fn one_directory_and_one_port_belong_to_one_process() {
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = listener.local_addr().unwrap().to_string();
-    let mut command = passline(&["up", "--data-dir"]);
+    let mut command = on_free_ports(&["up", "--data-dir"]);
     command
         .arg(other.path())
         .env("PASS_STATE__GRPC__LISTEN", &taken);
