@@ -13,8 +13,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, ValueEnum};
-use system_tests::chaos::{Plan, Round, run};
+use system_tests::chaos::{Plan, Round, Victims, run};
+use system_tests::service::Strace;
 use system_tests::stand::{Options, Programs};
+use test_kit::tool;
 
 /// Kills the gateway and pass-state at random moments under load, and checks that nothing that was answered
 /// 200 is lost, recorded twice or made up.
@@ -29,6 +31,10 @@ struct Arguments {
     /// Plants a defect, which then has to be caught.
     #[arg(long)]
     planted: Option<Planted>,
+    /// Draws pass-state's commits out by holding up its writes, so that kills hit them; always so with
+    /// `--planted`. Needs strace.
+    #[arg(long)]
+    slow_writes: bool,
     /// The directory with the programs under test. Built beside this program unless given.
     #[arg(long)]
     programs: Option<PathBuf>,
@@ -36,6 +42,9 @@ struct Arguments {
     #[arg(long, default_value_t = 0)]
     seconds_max: u64,
 }
+
+/// How long each write of pass-state is held up by `--slow-writes`.
+const SLOW_WRITE: Duration = Duration::from_millis(2);
 
 /// The defects that a kill brings to light.
 #[derive(Clone, Copy, ValueEnum)]
@@ -52,19 +61,24 @@ async fn main() -> anyhow::Result<ExitCode> {
         None => build()?,
     };
     let seed = arguments.seed.unwrap_or_else(seed_of_the_clock);
-    let options = match arguments.planted {
-        Some(Planted::AckBeforeCommit) => Options {
-            writer_keys: "planted_ack_before_commit = true".to_owned(),
-            ..Options::default()
-        },
-        None => Options::default(),
-    };
+    let mut options = Options::default();
+    if let Some(Planted::AckBeforeCommit) = arguments.planted {
+        options.writer_keys = "planted_ack_before_commit = true".to_owned();
+    }
+    if arguments.slow_writes || arguments.planted.is_some() {
+        options.state_strace = Some(Strace::slowing_writes(tool("PASSLINE_STRACE")?, SLOW_WRITE));
+    }
     let plan = Plan {
         rounds: arguments.rounds as usize,
         seed,
         options,
         stop_when_broken: true,
         judge_each_round: arguments.planted.is_some(),
+        victims: if arguments.planted.is_some() {
+            Victims::State
+        } else {
+            Victims::Both
+        },
     };
     let limit = match arguments.seconds_max {
         0 => Duration::from_secs(u64::from(arguments.rounds) * 10 + 60),

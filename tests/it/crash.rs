@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use system_tests::callback::traffic;
-use system_tests::chaos::{self, Plan};
+use system_tests::chaos::{self, Plan, Report, Victims};
 use system_tests::client;
 use system_tests::dice::Dice;
+use system_tests::service::Strace;
 use system_tests::stand::{Options, Stand};
+use test_kit::tool;
 use tokio::time::Instant;
 
 use crate::programs;
@@ -26,25 +28,39 @@ async fn kills_at_random_moments_lose_and_repeat_nothing() {
     assert!(report.verdict.stored > 100, "{}", report.verdict);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pass_state_that_acknowledges_before_it_commits_is_caught() {
+/// Kills pass-state while each of its commits is drawn out, so that there nearly always is one to be killed in.
+async fn kills_in_slow_commits(writer_keys: &str) -> Report {
+    let strace = tool("PASSLINE_STRACE").unwrap();
     let plan = Plan {
-        rounds: 60,
+        rounds: 6,
         seed: 22,
         options: Options {
-            writer_keys: "planted_ack_before_commit = true".to_owned(),
+            writer_keys: writer_keys.to_owned(),
+            state_strace: Some(Strace::slowing_writes(strace, Duration::from_millis(2))),
             ..Options::default()
         },
         stop_when_broken: true,
         judge_each_round: true,
-        ..Plan::default()
+        victims: Victims::State,
     };
-    let report = chaos::run(&programs(), &plan, &mut |_| {}).await.unwrap();
+    chaos::run(&programs(), &plan, &mut |_| {}).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pass_state_that_acknowledges_before_it_commits_is_caught() {
+    let report = kills_in_slow_commits("planted_ack_before_commit = true").await;
     assert!(
         !report.verdict.is_clean(),
-        "the planted defect went unnoticed in {} rounds",
+        "the planted defect went unnoticed in {} kills",
         report.rounds
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_in_the_middle_of_commits_lose_and_repeat_nothing() {
+    let report = kills_in_slow_commits("").await;
+    report.verdict.assert_clean();
+    assert_eq!(report.rounds, 6);
 }
 
 /// SIGTERM to each in turn while callbacks keep coming: whatever was answered 200 is there, and the services

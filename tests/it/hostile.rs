@@ -133,9 +133,11 @@ async fn slow_senders_are_cut_off_in_time_while_an_honest_one_is_served() {
     stand.take_gateway().end().await.unwrap();
 }
 
-/// Requests that are refused, as bytes on the wire, and the statuses that may be the answer. No status means
+/// A request that is refused, as bytes on the wire, and the statuses that may be the answer. No status means
 /// that closing without one is fine, too.
-fn refused_requests() -> Vec<(&'static str, Vec<u8>, Vec<Option<u16>>)> {
+type Refused = (&'static str, Vec<u8>, Vec<Option<u16>>);
+
+fn refused_requests() -> Vec<Refused> {
     let request = |head: &str, body: &[u8]| {
         let mut bytes =
             format!("POST /webhooks/standard HTTP/1.1\r\nhost: x\r\n{head}\r\n").into_bytes();

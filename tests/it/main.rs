@@ -8,9 +8,11 @@
 mod crash;
 mod end_to_end;
 mod hostile;
+mod judging;
 mod order;
 mod outage;
 mod permutations;
+mod quarantine;
 mod trace;
 
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use system_tests::callback::Callback;
 use system_tests::client::Outcome;
+use system_tests::service::Strace;
 use system_tests::stand::{Options, Stand};
 use system_tests::syscalls::{Answered, parse, violations};
 use test_kit::tool;
@@ -31,7 +32,7 @@ fn callback(index: usize) -> Arc<Callback> {
 /// Sends deliveries to a gateway under strace and returns what its system calls violate.
 async fn violations_with(options: Options) -> Vec<String> {
     let options = Options {
-        gateway_strace: Some(tool("PASSLINE_STRACE").unwrap()),
+        gateway_strace: Some(Strace::watching(tool("PASSLINE_STRACE").unwrap())),
         ..options
     };
     let mut stand = Stand::new(&programs(), &options).unwrap();

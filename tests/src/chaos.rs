@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::callback::traffic;
 use crate::client;
 use crate::dice::Dice;
+use crate::follower::Follower;
 use crate::oracle::Verdict;
 use crate::stand::{Options, Programs, Stand};
 
@@ -38,6 +39,18 @@ pub struct Plan {
     pub stop_when_broken: bool,
     /// Judges after each round instead of after several; for planted defects.
     pub judge_each_round: bool,
+    /// Who may be killed.
+    pub victims: Victims,
+}
+
+/// Who may be killed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Victims {
+    /// Either service, at random.
+    #[default]
+    Both,
+    /// Only pass-state.
+    State,
 }
 
 impl Default for Plan {
@@ -48,6 +61,7 @@ impl Default for Plan {
             options: Options::default(),
             stop_when_broken: false,
             judge_each_round: false,
+            victims: Victims::Both,
         }
     }
 }
@@ -95,6 +109,7 @@ pub async fn run(
     let mut dice = Dice::new(plan.seed);
     let mut stand = Stand::started(programs, &plan.options).await?;
     stand.note_epoch().await?;
+    let mut follower = Follower::start(stand.grpc());
     let mut report = Report {
         rounds: 0,
         verdict: Verdict::default(),
@@ -119,7 +134,7 @@ pub async fn run(
             let after = Duration::from_millis(20 + dice.below(400));
             // The random moment is the point of this sleep.
             tokio::time::sleep(after).await;
-            let gateway_dies = dice.once_in(2);
+            let gateway_dies = plan.victims == Victims::Both && dice.once_in(2);
             let began;
             let victim;
             if gateway_dies {
@@ -151,10 +166,18 @@ pub async fn run(
             "{unsent} callbacks were not stored within {DRAIN_LIMIT:?} a round"
         );
         report.verdict = stand.verdict(DRAIN_LIMIT).await?;
+        let head = stand.reader().info().await?.head_position;
+        if let Err(why) = follower.caught_up(head, DRAIN_LIMIT).await {
+            report
+                .verdict
+                .broken
+                .push(format!("a subscriber that resumes by its cursor: {why:#}"));
+        }
         if !report.verdict.is_clean() && plan.stop_when_broken {
             return Ok(report);
         }
     }
+    follower.stop();
     if report.verdict.is_clean() {
         stand.finish().await?;
     }

@@ -12,6 +12,7 @@ pub mod callback;
 pub mod chaos;
 pub mod client;
 pub mod dice;
+pub mod follower;
 pub mod history;
 pub mod oracle;
 pub mod service;

@@ -33,8 +33,39 @@ pub struct Recipe {
     pub admin: SocketAddr,
     /// Where its log files go.
     pub logs: PathBuf,
-    /// Runs it under this strace, writing the trace beside the logs.
-    pub strace: Option<PathBuf>,
+    /// Runs it under strace, which writes beside the logs.
+    pub strace: Option<Strace>,
+}
+
+/// A way to run a service under strace.
+#[derive(Clone, Debug)]
+pub struct Strace {
+    /// The strace program.
+    pub program: PathBuf,
+    /// Its arguments; where to write and what to run are added.
+    pub arguments: Vec<String>,
+}
+
+impl Strace {
+    /// Has all calls written down that [`crate::syscalls`] looks at, with their data.
+    pub fn watching(program: PathBuf) -> Self {
+        let traced = format!("trace={}", crate::syscalls::TRACED);
+        let arguments = ["-f", "-y", "-s", "400000", "-e", &traced];
+        Self {
+            program,
+            arguments: arguments.map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// Holds up every positioned write by so much, as a disk does that is nearly used up.
+    pub fn slowing_writes(program: PathBuf, delay: Duration) -> Self {
+        let injected = format!("inject=pwrite64:delay_enter={}", delay.as_micros());
+        let arguments = ["-f", "-e", "trace=pwrite64", "-e", &injected];
+        Self {
+            program,
+            arguments: arguments.map(str::to_owned).to_vec(),
+        }
+    }
 }
 
 /// A running service. Killed when dropped.
@@ -66,17 +97,10 @@ impl Service {
             .map(|_| recipe.logs.join(format!("{}-{run}.strace", recipe.name)));
         let mut command = match (&recipe.strace, &trace) {
             (Some(strace), Some(trace)) => {
-                let mut command = Command::new(strace);
+                let mut command = Command::new(&strace.program);
                 command
-                    .args([
-                        "-f",
-                        "-y",
-                        "-s",
-                        "400000",
-                        "-e",
-                        &format!("trace={}", crate::syscalls::TRACED),
-                        "-o",
-                    ])
+                    .args(&strace.arguments)
+                    .arg("-o")
                     .arg(trace)
                     .arg(&recipe.program);
                 command

@@ -15,7 +15,7 @@ use crate::callback::Callback;
 use crate::client::{self, ClientLog};
 use crate::history::Reader;
 use crate::oracle::{self, Verdict};
-use crate::service::{Recipe, Service};
+use crate::service::{Recipe, Service, Strace};
 use crate::sources::{Decoder, sources_toml};
 
 /// The programs under test.
@@ -40,8 +40,10 @@ pub struct Options {
     pub state_tables: String,
     /// Keys of pass-state's `[writer]`.
     pub writer_keys: String,
-    /// Runs the gateway under this strace.
-    pub gateway_strace: Option<PathBuf>,
+    /// Runs the gateway under strace.
+    pub gateway_strace: Option<Strace>,
+    /// Runs pass-state under strace.
+    pub state_strace: Option<Strace>,
 }
 
 /// Both services of one test. What runs is killed, and what was written removed, when it is dropped.
@@ -120,7 +122,7 @@ impl Stand {
             &programs.state,
             &ports.state_admin,
             state_config(&ports, options),
-            None,
+            options.state_strace.clone(),
         )?;
         Ok(Self {
             gateway: None,
@@ -215,6 +217,17 @@ impl Stand {
     /// If it does not run.
     pub fn state(&self) -> &Service {
         self.state.as_ref().expect("pass-state runs")
+    }
+
+    /// Changes the gateway's configuration file, for its next start.
+    ///
+    /// # Errors
+    /// If the file can't be read or written, or has nothing to be changed.
+    pub fn edit_gateway_config(&self, from: &str, to: &str) -> anyhow::Result<()> {
+        let file = self.dir().join("webhook-gateway.toml");
+        let text = fs::read_to_string(&file)?;
+        ensure!(text.contains(from), "{} has no {from:?}", file.display());
+        Ok(fs::write(&file, text.replace(from, to))?)
     }
 
     /// Where callbacks are sent.
