@@ -276,9 +276,10 @@ pub struct SubscriptionConfig {
     pub ring_events_max: usize,
     /// Bytes of those events, 1 MiB to 1 GiB. Default 16 MiB.
     pub ring_bytes_max: ByteSize,
-    /// Encoded bytes of one frame, 4 KiB to 1 MiB. Default 256 KiB. Two frames may wait for a client.
+    /// Encoded bytes of one frame, 4 KiB to 1 MiB. Default 128 KiB. Two frames may wait for a client.
     pub frame_bytes_max: ByteSize,
-    /// Events that are read at a time while a subscriber catches up, 16 to 8,192. Default 1,024.
+    /// Most events that are read at a time while a subscriber catches up, 16 to 8,192. Default 1,024; fewer
+    /// where events are large.
     pub page_events: u32,
     /// Events that may be passed over while catching up before a bookmark tells of it, 1,000 to 1,000,000.
     /// Default 10,000.
@@ -300,7 +301,7 @@ impl Default for SubscriptionConfig {
             subscribers_max: 1_000,
             ring_events_max: 16_384,
             ring_bytes_max: ByteSize::from_mib(16),
-            frame_bytes_max: ByteSize::from_kib(256),
+            frame_bytes_max: ByteSize::from_kib(128),
             page_events: 1_024,
             bookmark_events: 10_000,
             stall_timeout: Duration::from_secs(30),
@@ -389,6 +390,18 @@ impl Validate for Config {
         );
         faults.part("grpc", &self.grpc);
         faults.part("ingest", &self.ingest);
+        let deadline = self.grpc.limits.request_timeout;
+        if self.ingest.redecode_timeout >= deadline {
+            faults.invalid(
+                "ingest.redecode_timeout",
+                format!(
+                    "{} is not shorter than the {deadline} of a call",
+                    self.ingest.redecode_timeout
+                ),
+                "less than grpc.limits.request_timeout",
+                "lower it, or raise grpc.limits.request_timeout",
+            );
+        }
         faults.part("writer", &self.writer);
         faults.part("subscriptions", &self.subscriptions);
         faults.part("reads", &self.reads);

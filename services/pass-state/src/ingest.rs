@@ -20,13 +20,13 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use pass_domain::delivery::{Delivery, Outcome};
-use pass_domain::ids::{DeliveryId, SourceUid};
+use pass_domain::ids::DeliveryId;
 use pass_proto::convert::{Fallback, delivery_from_wire, delivery_to_wire, outcome_to_wire};
 use pass_proto::status::{Fault, Reason};
 use pass_proto::v1;
 use pass_proto::v1::ingest_request::Message as Request;
 use pass_proto::v1::ingest_response::Message as Response;
-use pass_store::{PartOutcome, SpoolHello, SpoolId};
+use pass_store::{PartOutcome, SpoolId};
 use prost::Message as _;
 use service_kit::clock::Clock;
 use service_kit::shutdown::Shutdown;
@@ -35,7 +35,7 @@ use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::{Code, Status};
 
-use crate::config::{IngestConfig, WriterConfig, message_bytes};
+use crate::config::{IngestConfig, WriterConfig};
 use crate::fault;
 use crate::frames::{FrameSender, Gone};
 use crate::tail::Tail;
@@ -43,15 +43,13 @@ use crate::tail::subscription::epoch_text;
 use crate::writer::{Ended, Part, Unapplied, Writer};
 
 pub(crate) mod gateways;
+mod hello;
 
 use gateways::{Gateways, Redecode, Registered};
+use hello::Hello;
 
 /// The protocol version spoken here.
 const PROTOCOL_VERSION: i32 = 1;
-/// Longest gateway id, in bytes.
-const GATEWAY_BYTES_MAX: usize = 128;
-/// Most sources of one gateway.
-const SOURCES_MAX: usize = 1_000;
 /// Messages that may wait for the gateway to read them.
 pub(crate) const FRAMES_MAX: usize = 64;
 /// Most redecode requests that wait for one gateway's answer.
@@ -209,90 +207,12 @@ impl Ingest {
             return Err(End::Ok);
         };
         match request.message {
-            Some(Request::Hello(hello)) => Ok(self.check(hello)?),
+            Some(Request::Hello(hello)) => Ok(hello::check(hello, &self.config)?),
             Some(Request::Batch(_) | Request::Redecoded(_)) | None => {
                 Err(out_of_turn("the first message must be hello", "hello").into())
             }
         }
     }
-
-    fn check(&self, hello: v1::IngestHello) -> Result<Hello, Fault> {
-        if hello.protocol_version != PROTOCOL_VERSION {
-            return Err(Fault::new(
-                Reason::ProtocolMismatch,
-                format!(
-                    "protocol version {} is not spoken here; upgrade the older one",
-                    hello.protocol_version
-                ),
-            )
-            .with("supported", PROTOCOL_VERSION.to_string()));
-        }
-        let mut bad: Vec<(String, String)> = Vec::new();
-        let mut note = |field: &str, text: String| bad.push((format!("hello.{field}"), text));
-        if hello.gateway_id.is_empty() || hello.gateway_id.len() > GATEWAY_BYTES_MAX {
-            note(
-                "gateway_id",
-                format!(
-                    "has {} bytes; 1 to {GATEWAY_BYTES_MAX} are allowed",
-                    hello.gateway_id.len()
-                ),
-            );
-        }
-        let spool = parse_spool_id(&hello.spool_id);
-        if spool.is_none() {
-            note(
-                "spool_id",
-                "must be 32 lower-case hexadecimal digits".to_owned(),
-            );
-        }
-        if hello.sources.len() > SOURCES_MAX {
-            note(
-                "sources",
-                format!(
-                    "has {} entries; at most {SOURCES_MAX} are allowed",
-                    hello.sources.len()
-                ),
-            );
-        }
-        let mut sources = Vec::new();
-        for (at, source) in hello.sources.iter().take(SOURCES_MAX).enumerate() {
-            match SourceUid::new(source) {
-                Ok(source) => sources.push(source),
-                Err(error) => note(&format!("sources[{at}]"), error.to_string()),
-            }
-        }
-        let body_bytes = usize::try_from(hello.body_bytes_max).unwrap_or_default();
-        if hello.body_bytes_max < 0 || message_bytes(body_bytes) > self.config.message_bytes_max() {
-            note(
-                "body_bytes_max",
-                format!(
-                    "is {}, but this service takes bodies of at most {} bytes; lower the gateway's limit or raise ingest.body_bytes_max",
-                    hello.body_bytes_max,
-                    self.config.body_bytes_max.bytes()
-                ),
-            );
-        }
-        bad.truncate(64);
-        match (spool, Fault::fields(bad)) {
-            (Some(spool), None) => Ok(Hello {
-                spool: SpoolHello {
-                    spool,
-                    gateway: hello.gateway_id,
-                    settled_sequence: hello.settled_sequence,
-                    oldest_sequence: hello.oldest_sequence,
-                },
-                sources,
-            }),
-            (_, Some(fault)) => Err(fault),
-            (None, None) => Err(Fault::field("hello.spool_id", "is not a spool id")),
-        }
-    }
-}
-
-/// A hello that was checked.
-struct Hello {
-    spool: SpoolHello,
-    sources: Vec<SourceUid>,
 }
 
 /// An open stream.
@@ -552,18 +472,6 @@ fn refused(status: Status) -> End {
     }
 }
 
-fn parse_spool_id(text: &str) -> Option<SpoolId> {
-    let hex = text
-        .bytes()
-        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if text.len() != 32 || !hex {
-        return None;
-    }
-    u128::from_str_radix(text, 16)
-        .ok()
-        .map(|number| SpoolId(number.to_be_bytes()))
-}
-
 /// The id of a delivery that came without one: always the same for the same place in the same spool, so that
 /// sending it again adds nothing. Formed as a UUIDv8.
 fn fallback_id(spool: SpoolId, sequence: u64) -> DeliveryId {
@@ -604,19 +512,5 @@ mod tests {
         assert_ne!(one, fallback_id(SpoolId([1; 16]), 8));
         assert_ne!(one, fallback_id(SpoolId([2; 16]), 7));
         assert_eq!(one.as_bytes()[6] >> 4, 8);
-    }
-
-    #[test]
-    fn spool_ids_are_read_strictly() {
-        assert_eq!(parse_spool_id(&"0a".repeat(16)), Some(SpoolId([10; 16])));
-        for bad in [
-            "",
-            "0a",
-            &"0A".repeat(16),
-            &"+a".repeat(16),
-            &"é".repeat(16),
-        ] {
-            assert_eq!(parse_spool_id(bad), None, "{bad}");
-        }
     }
 }

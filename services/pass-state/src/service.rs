@@ -180,7 +180,7 @@ impl PassState {
     /// Serves until `shutdown` stops, then finishes what was accepted. Returns when no task of it runs any
     /// more and the store is closed.
     ///
-    /// The listeners go first: streams see the stop, finish and end; then the streams' tasks, then the
+    /// An abort skips the waiting. The listeners go first: streams see the stop, finish and end; then the streams' tasks, then the
     /// writer behind them, then the tail, then the store.
     ///
     /// # Errors
@@ -258,20 +258,30 @@ impl PassState {
             }
         }
         shutdown.advance(Phase::Stopping);
-        streams.ended().await;
-        stop_writer.cancel();
-        stop_tail.cancel();
-        let lost = |name| move |_| RunError::Task(name);
-        if !writing.is_finished() || result.is_ok() {
-            let ended = writing.await;
-            result = result.and(ended.map_err(lost("writer")));
-        }
-        if !tailing.is_finished() || result.is_ok() {
-            let ended = tailing.await;
-            result = result.and(ended.map_err(lost("tail")));
+        let finishing = async {
+            streams.ended().await;
+            stop_writer.cancel();
+            stop_tail.cancel();
+            for (name, task) in [("writer", &mut writing), ("tail", &mut tailing)] {
+                // One that ended by itself was asked above.
+                if result.is_ok() || !task.is_finished() {
+                    let ended = task.await;
+                    result = std::mem::replace(&mut result, Ok(()))
+                        .and(ended.map_err(|_| RunError::Task(name)));
+                }
+            }
+        };
+        let cut = tokio::select! {
+            () = finishing => false,
+            () = shutdown.aborting() => true,
+        };
+        if cut {
+            tracing::warn!("cut what was not finished; it was not acknowledged");
+            writing.abort();
+            tailing.abort();
         }
         let ended = administering.await;
-        result = result.and(ended.map_err(lost("admin")));
+        result = result.and(ended.map_err(|_| RunError::Task("admin")));
         self.store.close().await;
         tracing::info!("pass-state has ended");
         result

@@ -25,6 +25,9 @@ pub(crate) mod subscription;
 use ring::Ring;
 pub(crate) use ring::RingRead;
 
+/// About how many bytes of events one subscriber holds while it waits for room for a frame.
+const PAGE_BYTES: usize = 512 << 10;
+
 /// The log's end and the newest events.
 pub(crate) struct Tail {
     store: Arc<dyn PassStore>,
@@ -219,12 +222,12 @@ impl Tail {
         self.fed.send_replace(());
     }
 
-    /// Up to `events_max` events after a place, if the ring has them.
+    /// Up to `events_max` events after a place, about [`PAGE_BYTES`] of them, if the ring has them.
     pub(crate) fn read(&self, epoch: u64, after: Position, events_max: usize) -> RingRead {
         self.ring
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-            .read(epoch, after, events_max)
+            .read(epoch, after, events_max, PAGE_BYTES)
     }
 
     /// Follows the ring.

@@ -28,7 +28,7 @@ use service_kit::shutdown::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{RingRead, Tail};
+use super::{PAGE_BYTES, RingRead, Tail, event_bytes};
 use crate::fault;
 use crate::frames::{FrameSender, Gone};
 use crate::query::events::EventRecord;
@@ -36,6 +36,8 @@ use crate::query::mask::Mask;
 
 /// Frames that may wait for the client.
 pub(crate) const FRAMES_MAX: usize = 2;
+/// Events in the first page of catching up; the next ones are sized by the bytes of the last.
+const FIRST_PAGE_EVENTS: u32 = 64;
 /// How long a full queue may hold up the last frame of a stream that ends for another reason.
 const LAST_FRAME_WAIT: Duration = Duration::from_millis(500);
 
@@ -227,6 +229,7 @@ impl Subscription {
             sending: false,
             live: false,
             caught_up: false,
+            page_events: FIRST_PAGE_EVENTS.min(self.on.tail.config.page_events),
             frames: &frames,
             this: &self,
         };
@@ -257,6 +260,8 @@ struct Run<'a> {
     sending: bool,
     live: bool,
     caught_up: bool,
+    /// Events in the next page from the store.
+    page_events: u32,
 }
 
 impl Run<'_> {
@@ -314,7 +319,7 @@ impl Run<'_> {
             .events_after(
                 &self.this.wish.scope,
                 self.cursor.position,
-                tail.config.page_events,
+                self.page_events,
             )
             .await
             .map_err(|error| End::Failed(fault::of_store(&error)))?;
@@ -324,6 +329,17 @@ impl Run<'_> {
         let mut examined = page.next.map_or(known.position, Position);
         if self.this.wish.stop_at_head {
             examined = examined.min(self.this.head.position);
+        }
+        let bytes: usize = page.rows.iter().map(|event| event_bytes(event)).sum();
+        if let Some(fitting) = page
+            .rows
+            .len()
+            .saturating_mul(PAGE_BYTES)
+            .checked_div(bytes)
+        {
+            self.page_events = u32::try_from(fitting)
+                .unwrap_or(u32::MAX)
+                .clamp(1, tail.config.page_events);
         }
         self.consider(page.rows).await?;
         if examined > self.cursor.position {

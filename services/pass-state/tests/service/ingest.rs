@@ -411,3 +411,19 @@ async fn too_many_gateways_are_told_so() {
     assert_eq!(reason(&status), Reason::Overloaded);
     server.stop().await;
 }
+
+#[cfg(feature = "planted-bugs")]
+#[tokio::test]
+async fn the_planted_bug_acknowledges_what_is_not_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Faulty::new(&dir).await;
+    let server = Server::over(Some(store.clone()), dir, |config| {
+        config.writer.planted_ack_before_commit = true;
+    })
+    .await;
+    store.unavailable.store(1, Ordering::SeqCst);
+    let mut gateway = Gateway::connect(&server, 1).await;
+    assert_eq!(gateway.deliver(installs(0..1)).await, ["APPLIED"]);
+    assert_eq!(server.log().await.head_position, 0);
+    server.stop().await;
+}

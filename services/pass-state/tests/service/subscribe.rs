@@ -201,7 +201,7 @@ async fn bookmarks_tell_of_progress_when_idle_and_when_everything_is_filtered_ou
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(scanned, [1_024, 2_048]);
+    assert!(scanned.len() >= 2 && scanned.is_sorted(), "{scanned:?}");
     // Live, but nothing is wanted: the place still moves.
     gateway.deliver(installs(5_000..5_001)).await;
     let head = server.log().await.head_cursor;
@@ -333,6 +333,41 @@ async fn a_subscriber_that_takes_nothing_is_cut_and_can_go_on() {
         .map(|n| format!("sources/acme/passes/pass-{n}"))
         .collect();
     assert_eq!(seen, expected);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_while_the_client_is_slow_promises_no_more_than_it_queued() {
+    let server = Server::with(|config| {
+        config.subscriptions.stream_age_max = Span::from_secs(1);
+        config.subscriptions.frame_bytes_max = ByteSize::from_kib(16);
+    })
+    .await;
+    let mut gateway = Gateway::connect(&server, 1).await;
+    let mut slow = deaf(&server).await;
+    gateway.deliver(bulky(0..200)).await;
+    // Its task is over: it has its place back, and only the queued frames are left.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let (frames, status) = slow.rest().await;
+    let status = status.unwrap();
+    assert_eq!(reason(&status), Reason::StreamRotated);
+    let mut seen: Vec<String> = Vec::new();
+    for frame in frames {
+        if let Frame::Events(frame) = frame {
+            seen.extend(frame.events.into_iter().map(|event| event.pass));
+        }
+    }
+    assert!(seen.len() < 200, "the client was not slow enough to tell");
+    let wish = v1::SubscribeRequest {
+        stop_at_head: true,
+        ..after(&metadata(&status, "cursor"))
+    };
+    let mut resumed = server.subscribe(wish).await.unwrap();
+    for event in resumed.events(200 - seen.len()).await {
+        seen.push(event.pass);
+    }
+    let expected = (0..200).map(|n| format!("sources/acme/passes/pass-{n}"));
+    assert!(seen.into_iter().eq(expected));
     server.stop().await;
 }
 
@@ -573,5 +608,47 @@ async fn commits_of_another_process_are_seen_by_polling() {
     };
     store.append(&[part], at(2_000)).await.unwrap();
     assert_eq!(subscriber.passes(3).await.len(), 3);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_comes_and_goes_while_the_log_grows_sees_every_event_once_in_order() {
+    let server = Server::with(|config| {
+        // Small, so that every start finds itself somewhere else between store and ring.
+        config.subscriptions.ring_events_max = 64;
+        config.subscriptions.page_events = 16;
+    })
+    .await;
+    let mut gateway = Gateway::connect(&server, 1).await;
+    let writing = async {
+        for batch in 0..60 {
+            gateway.deliver(installs(batch * 25..batch * 25 + 25)).await;
+        }
+    };
+    let reading = async {
+        let (mut seen, mut wish) = (Vec::new(), from_beginning());
+        for round in 1.. {
+            let mut subscriber = server.subscribe(wish).await.unwrap();
+            let mut frames = 0;
+            while seen.len() < 1_500 && frames < round % 7 + 1 {
+                if let Some(Frame::Events(frame)) = subscriber.frame().await.unwrap() {
+                    seen.extend(frame.events.into_iter().map(|event| event.pass));
+                    frames += 1;
+                }
+            }
+            if seen.len() >= 1_500 {
+                return seen;
+            }
+            wish = v1::SubscribeRequest {
+                batch_size: round % 11 + 1,
+                ..after(&subscriber.cursor)
+            };
+        }
+        unreachable!()
+    };
+    let both = Box::pin(async { tokio::join!(writing, reading) });
+    let ((), seen) = soon("1,500 events", both).await;
+    let expected = (0..1_500).map(|n| format!("sources/acme/passes/pass-{n}"));
+    assert!(seen.into_iter().eq(expected));
     server.stop().await;
 }
