@@ -256,7 +256,7 @@ struct Run<'a> {
     unsaid: u64,
     last_frame: Instant,
     end: Instant,
-    /// A frame is on its way to the queue: if that fails, `cursor` promises too much.
+    /// A frame is on its way to the queue, or did not get there: `cursor` promises more than was queued.
     sending: bool,
     live: bool,
     caught_up: bool,
@@ -492,11 +492,11 @@ impl Run<'_> {
                 .with("cursor", self.queued.to_string()),
             ),
             End::Closing(reason) => {
-                if self.sending {
-                    self.cursor = self.queued;
-                }
-                // Without room for the frame, what was considered since the last one is told again.
-                if let Ok(Ok(room)) = timeout(LAST_FRAME_WAIT, self.frames.room()).await {
+                // Where a frame found no room there is none for this one, and what it would have told is
+                // told again.
+                if !self.sending
+                    && let Ok(Ok(room)) = timeout(LAST_FRAME_WAIT, self.frames.room()).await
+                {
                     let closing = v1::SubscriptionClosing {
                         cursor: self.cursor.to_string(),
                         reason: reason as i32,

@@ -29,6 +29,8 @@ pub(crate) struct Faulty {
     pub(crate) blind: AtomicBool,
     /// Appends wait for a permit each; start it full.
     pub(crate) gate: Semaphore,
+    /// Pages of events wait for a permit each; start it full.
+    pub(crate) page_gate: Semaphore,
     /// Appends so far.
     pub(crate) appends: AtomicUsize,
     /// Pages of events read so far.
@@ -52,6 +54,7 @@ impl Faulty {
             cursed: Mutex::default(),
             blind: AtomicBool::new(false),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            page_gate: Semaphore::new(Semaphore::MAX_PERMITS),
             appends: AtomicUsize::new(0),
             pages: AtomicUsize::new(0),
             told: Mutex::default(),
@@ -151,6 +154,7 @@ impl PassStore for Faulty {
         rows_max: u32,
     ) -> Result<Page<Arc<Event>>, Error> {
         self.pages.fetch_add(1, Ordering::SeqCst);
+        self.page_gate.acquire().await.unwrap().forget();
         self.inner.events_after(scope, after, rows_max).await
     }
 

@@ -14,6 +14,7 @@ use pass_store::PassStore as _;
 use prost_types::FieldMask;
 use service_kit::config::{ByteSize, Duration as Span};
 use service_kit::shutdown::Phase;
+use tokio::sync::Semaphore;
 use tonic::Code;
 
 use crate::faulty::Faulty;
@@ -163,6 +164,33 @@ async fn stop_at_head_ends_with_ok_at_the_end_as_it_was() {
         panic!("{frames:?}");
     };
     assert_eq!(closing.reason(), v1::ClosingReason::HeadReached);
+    assert_eq!(closing.cursor, head);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn stop_at_head_passes_over_what_a_page_has_beyond_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Faulty::new(&dir).await;
+    let server = Server::over(Some(store.clone()), dir, |_| {}).await;
+    let mut gateway = Gateway::connect(&server, 1).await;
+    gateway.deliver(installs(0..5)).await;
+    store.page_gate.forget_permits(Semaphore::MAX_PERMITS);
+    let wish = v1::SubscribeRequest {
+        stop_at_head: true,
+        ..from_beginning()
+    };
+    let mut subscriber = server.subscribe(wish).await.unwrap();
+    let head = subscriber.started().await.head_cursor;
+    gateway.deliver(installs(5..9)).await;
+    store.page_gate.add_permits(1_000);
+    let (frames, status) = subscriber.rest().await;
+    assert!(status.is_none(), "{status:?}");
+    let [Frame::Events(events), Frame::Closing(closing)] = &frames[..] else {
+        panic!("{frames:?}");
+    };
+    assert_eq!(events.events.len(), 5);
+    assert_eq!(events.cursor, head);
     assert_eq!(closing.cursor, head);
     server.stop().await;
 }
