@@ -4,26 +4,22 @@
 //! again, and must be ready in time. After every few rounds traffic pauses, everything must drain, and the
 //! judge reads all of it. Senders repeat what was not answered 200, as vendors do.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
 use tokio::time::Instant;
 
-use crate::callback::traffic;
-use crate::client;
+use crate::client::Senders;
 use crate::dice::Dice;
 use crate::follower::Follower;
 use crate::oracle::Verdict;
 use crate::stand::{Options, Programs, Stand};
 
 /// Rounds between two judgements.
-const ROUNDS_PER_STRETCH: usize = 6;
+const ROUNDS_PER_STRETCH: usize = 10;
 /// Senders at once.
-const CONNECTIONS: usize = 6;
-/// Made-up lives per round.
-const PASSES_PER_ROUND: usize = 30;
-/// Longest time until a stretch's traffic is stored and drained after its last kill.
+const CONNECTIONS: usize = 8;
+/// Longest time until everything of a stretch is recorded after its last kill.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
 /// What to do.
@@ -124,12 +120,7 @@ pub async fn run(
     while report.rounds < plan.rounds {
         let rounds = stretch_rounds.min(plan.rounds - report.rounds);
         let tag = format!("r{}", report.rounds);
-        let callbacks = traffic(&mut dice, &tag, PASSES_PER_ROUND * rounds);
-        let sending = tokio::spawn({
-            let (address, log) = (stand.http(), Arc::clone(&stand.log));
-            let deadline = Instant::now() + DRAIN_LIMIT * u32::try_from(rounds).unwrap_or(1);
-            async move { client::load(address, callbacks, CONNECTIONS, &log, deadline).await }
-        });
+        let senders = Senders::start(stand.http(), dice.roll(), &tag, CONNECTIONS, &stand.log);
         for _ in 0..rounds {
             let after = Duration::from_millis(20 + dice.below(400));
             // The random moment is the point of this sleep.
@@ -160,10 +151,9 @@ pub async fn run(
                 attempts: stand.log.attempts().len(),
             });
         }
-        let unsent = sending.await?;
         ensure!(
-            unsent == 0,
-            "{unsent} callbacks were not stored within {DRAIN_LIMIT:?} a round"
+            senders.finish().await,
+            "some callbacks were not stored in time"
         );
         report.verdict = stand.verdict(DRAIN_LIMIT).await?;
         let head = stand.reader().info().await?.head_position;

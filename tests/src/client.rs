@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,12 +14,18 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::callback::Callback;
+use crate::callback::{Callback, traffic};
+use crate::dice::Dice;
 
 /// Longest wait for one answer. Longer than the gateway takes to give up on a disk.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// Longest time until a callback is stored, kills of services in between included.
+const STORED_LIMIT: Duration = Duration::from_secs(30);
+/// Pause of a sender of endless traffic after each callback.
+const SENDER_PAUSE: Duration = Duration::from_millis(4);
 
 /// What one attempt came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -255,6 +262,67 @@ fn outcome_of(answer: &Answer) -> Outcome {
         Outcome::Refused(text())
     } else {
         Outcome::Indeterminate(text())
+    }
+}
+
+/// Made-up traffic without end, and the senders that send it.
+#[derive(Debug)]
+pub struct Senders {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<bool>>,
+}
+
+impl Senders {
+    /// Starts `connections` senders of traffic made up from a seed, each callback until it is stored, with a
+    /// short pause after each, so that the history stays small enough to be judged.
+    pub fn start(
+        address: SocketAddr,
+        seed: u64,
+        tag: &str,
+        connections: usize,
+        log: &Arc<ClientLog>,
+    ) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let tasks = (0..connections)
+            .map(|connection| {
+                let mut dice = Dice::new(seed ^ ((connection as u64 + 1) << 32));
+                let tag = format!("{tag}-{connection}");
+                let (stop, log) = (Arc::clone(&stop), Arc::clone(log));
+                tokio::spawn(async move {
+                    let mut caller = Caller::new(address);
+                    for chunk in 0_u64.. {
+                        for callback in traffic(&mut dice, &format!("{tag}-{chunk}"), 10) {
+                            if stop.load(Ordering::Relaxed) {
+                                return true;
+                            }
+                            let deadline = Instant::now() + STORED_LIMIT;
+                            if !caller.deliver_until_stored(&callback, &log, deadline).await {
+                                return false;
+                            }
+                            tokio::time::sleep(SENDER_PAUSE).await;
+                        }
+                    }
+                    true
+                })
+            })
+            .collect();
+        Self { stop, tasks }
+    }
+
+    /// Lets each sender finish its callback; true if every callback was stored within 30 s.
+    pub async fn finish(mut self) -> bool {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all_stored = true;
+        for task in std::mem::take(&mut self.tasks) {
+            all_stored &= task.await.expect("senders do not panic");
+        }
+        all_stored
+    }
+}
+
+impl Drop for Senders {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

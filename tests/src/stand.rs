@@ -306,21 +306,51 @@ impl Stand {
         .await
     }
 
-    /// Waits until everything that was promised is recorded, then reads all of it and judges.
+    /// Waits until pass-state has all that the spool holds, whether its senders know of it or not.
     ///
     /// # Errors
-    /// If it is not recorded within `limit`, or can't be read.
-    pub async fn verdict(&self, limit: Duration) -> anyhow::Result<Verdict> {
+    /// If it has not after `limit`.
+    pub async fn drained(&self, limit: Duration) -> anyhow::Result<()> {
         let reader = self.reader();
-        // A loss would be waited for in vain here; the judge says it better.
-        let drained = reader
-            .wait_for_deliveries(self.log.stored_count(), limit)
-            .await;
-        let mut verdict = oracle::judge(
-            &self.decoder,
-            &self.log.attempts(),
-            &reader.history().await?,
-        );
+        let words = |error: anyhow::Error| format!("{error:#}");
+        wait_for("the spool to be forwarded", limit, async || {
+            let (_, told) = self.gateway().admin("/status").await.map_err(words)?;
+            let status: GatewayStatus =
+                serde_json::from_str(&told).map_err(|error| format!("{error}: {told}"))?;
+            let info = reader.info().await.map_err(words)?;
+            let recorded = info
+                .spools
+                .iter()
+                .find(|spool| spool.spool_id == status.spool.id)
+                .and_then(|spool| u64::try_from(spool.committed_sequence).ok());
+            let all = status.spool.last_durable;
+            if all == 0 || (status.spool.unsettled_records == 0 && recorded == Some(all)) {
+                Ok(())
+            } else {
+                Err(format!("pass-state has {recorded:?} of {told}"))
+            }
+        })
+        .await
+    }
+
+    /// Waits until the spool is forwarded, then reads everything that is recorded and judges. Nothing may be
+    /// sent meanwhile.
+    ///
+    /// # Errors
+    /// If what is recorded can't be read.
+    pub async fn verdict(&self, limit: Duration) -> anyhow::Result<Verdict> {
+        let drained = self.drained(limit).await;
+        let history = self.reader().history().await?;
+        let mut verdict = oracle::judge(&self.decoder, &self.log.attempts(), &history);
+        let mut epoch = self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
+        if *epoch.get_or_insert_with(|| history.info.epoch.clone()) != history.info.epoch {
+            // pass-state changes it when it has less than it once acknowledged.
+            verdict.broken.push(
+                "the log's epoch changed though no database was put back: what was acknowledged was not committed"
+                    .to_owned(),
+            );
+        }
+        // Where draining fails for a loss, the judge has said it better.
         if let (Err(error), true) = (drained, verdict.is_clean()) {
             verdict.broken.push(format!("{error:#}"));
         }
@@ -409,6 +439,20 @@ impl Stand {
         }
         Ok(text)
     }
+}
+
+/// What is read here of the gateway's `/status`.
+#[derive(serde::Deserialize)]
+struct GatewayStatus {
+    spool: SpoolStatus,
+}
+
+/// The spool's part of it.
+#[derive(serde::Deserialize)]
+struct SpoolStatus {
+    id: String,
+    last_durable: u64,
+    unsettled_records: u64,
 }
 
 /// Small segments, so that a test goes through several.
