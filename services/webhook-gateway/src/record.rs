@@ -5,7 +5,7 @@
 //! released stays readable (see the golden file under `tests/golden/`). Fields that are added to the message
 //! need none.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use pass_proto::v1;
 use prost::Message;
 
@@ -48,10 +48,11 @@ pub fn record_bytes_max(body_bytes_max: usize) -> usize {
 /// Writes a record.
 #[must_use]
 pub fn encode(delivery: &v1::IngestDelivery) -> Bytes {
-    let mut record = BytesMut::with_capacity(1 + delivery.encoded_len());
-    record.put_u8(RECORD_VERSION);
+    // A vector, not `BytesMut`: its small writes cost a third.
+    let mut record = Vec::with_capacity(1 + delivery.encoded_len());
+    record.push(RECORD_VERSION);
     delivery.encode_raw(&mut record);
-    record.freeze()
+    Bytes::from(record)
 }
 
 /// Reads a record; the body shares the record's buffer.

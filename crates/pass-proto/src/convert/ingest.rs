@@ -29,15 +29,19 @@ use crate::v1;
 /// A delivery for the wire, with sequence 0.
 #[must_use]
 pub fn delivery_to_wire(delivery: &Delivery) -> v1::IngestDelivery {
-    let decoded = match &delivery.decoded {
-        Decoded::Facts(facts) => v1::ingest_delivery::Decoded::Facts(facts_to_wire(facts)),
-        Decoded::Control { vendor_kind } => {
-            v1::ingest_delivery::Decoded::Control(vendor_kind.clone())
-        }
+    delivery_into_wire(delivery.clone())
+}
+
+/// The same without copying any text: the hot path of the gateway.
+#[must_use]
+pub fn delivery_into_wire(delivery: Delivery) -> v1::IngestDelivery {
+    let decoded = match delivery.decoded {
+        Decoded::Facts(facts) => v1::ingest_delivery::Decoded::Facts(facts_to_wire(*facts)),
+        Decoded::Control { vendor_kind } => v1::ingest_delivery::Decoded::Control(vendor_kind),
         Decoded::Undecodable(undecodable) => {
             v1::ingest_delivery::Decoded::Undecodable(v1::UndecodableDelivery {
                 reason: reason_to_wire(undecodable.reason),
-                detail: undecodable.detail.clone(),
+                detail: undecodable.detail,
             })
         }
     };
@@ -45,16 +49,16 @@ pub fn delivery_to_wire(delivery: &Delivery) -> v1::IngestDelivery {
         sequence: 0,
         id: delivery.id.as_bytes().to_vec(),
         source: delivery.source.to_string(),
-        vendor: delivery.vendor.clone(),
-        organization: delivery.organization.clone(),
+        vendor: delivery.vendor,
+        organization: delivery.organization,
         receive_time: Some(time_to_wire(delivery.receive_time)),
         method: delivery.method.name().to_owned(),
-        path: delivery.path.clone(),
-        headers: headers_to_wire(&delivery.headers),
-        body: delivery.body.clone().into(),
-        auth: Some(auth_to_wire(&delivery.auth)),
-        adapter_version: delivery.adapter_version.clone(),
-        trace: trace_to_wire(&delivery.trace),
+        path: delivery.path,
+        headers: headers_to_wire(delivery.headers),
+        body: delivery.body.into(),
+        auth: Some(auth_to_wire(delivery.auth)),
+        adapter_version: delivery.adapter_version,
+        trace: trace_to_wire(delivery.trace),
         decoded: Some(decoded),
     }
 }
@@ -186,12 +190,12 @@ fn cut_map(map: BTreeMap<String, String>) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn facts_to_wire(facts: &DecodedFacts) -> v1::DecodedFacts {
+fn facts_to_wire(facts: DecodedFacts) -> v1::DecodedFacts {
     v1::DecodedFacts {
-        facts: facts.facts.iter().map(fact_to_wire).collect(),
-        snapshot: facts.snapshot.as_ref().map(snapshot_to_wire),
-        personal: personal_to_wire(&facts.personal),
-        notes: facts.notes.clone(),
+        facts: facts.facts.into_iter().map(fact_to_wire).collect(),
+        snapshot: facts.snapshot.map(snapshot_to_wire),
+        personal: personal_to_wire(facts.personal),
+        notes: facts.notes,
     }
 }
 
@@ -220,22 +224,22 @@ fn facts_from_wire(wire: v1::DecodedFacts) -> Result<DecodedFacts, String> {
     })
 }
 
-fn fact_to_wire(fact: &Fact) -> v1::Fact {
+fn fact_to_wire(fact: Fact) -> v1::Fact {
     v1::Fact {
         id: fact.id.as_bytes().to_vec(),
         identity_version: i32::try_from(fact.identity_version).unwrap_or(i32::MAX),
         identity_basis: identity_basis_to_wire(fact.identity_basis),
         vendor_pass_id: fact.pass.to_string(),
         kind: fact.kind.number(),
-        vendor_kind: fact.vendor_kind.clone(),
+        vendor_kind: fact.vendor_kind,
         assertion: assertion_to_wire(fact.assertion),
         occur_time: Some(time_to_wire(fact.occur_time)),
         occur_time_basis: time_basis_to_wire(fact.time_basis),
-        installation: fact.installation.as_ref().map(installation_to_wire),
-        wallet: fact.wallet.as_ref().map(wallet_message),
-        refs: refs_to_wire(&fact.refs),
-        redemption: fact.redemption.as_ref().map(redemption_to_wire),
-        attributes: fact.attributes.clone(),
+        installation: fact.installation.map(installation_to_wire),
+        wallet: fact.wallet.map(wallet_message),
+        refs: refs_to_wire(fact.refs),
+        redemption: fact.redemption.map(redemption_to_wire),
+        attributes: fact.attributes,
         content_digest: fact.content_digest,
     }
 }
@@ -267,7 +271,7 @@ fn fact_from_wire(wire: v1::Fact) -> Result<Fact, String> {
     })
 }
 
-pub(super) fn installation_to_wire(installation: &InstallationRef) -> v1::InstallationRef {
+pub(super) fn installation_to_wire(installation: InstallationRef) -> v1::InstallationRef {
     v1::InstallationRef {
         id: installation.id.to_string(),
         scope: scope_to_wire(installation.scope),
@@ -281,12 +285,12 @@ fn installation_from_wire(wire: v1::InstallationRef) -> Result<InstallationRef, 
     })
 }
 
-pub(super) fn wallet_message(wallet: &Wallet) -> v1::Wallet {
+pub(super) fn wallet_message(wallet: Wallet) -> v1::Wallet {
     v1::Wallet {
         kind: wallet_to_wire(wallet.kind),
-        native: wallet.native.clone(),
-        device_os: wallet.device_os.clone(),
-        device_app: wallet.device_app.clone(),
+        native: wallet.native,
+        device_os: wallet.device_os,
+        device_app: wallet.device_app,
     }
 }
 
@@ -299,13 +303,13 @@ fn wallet_from_message(wire: v1::Wallet) -> Result<Wallet, String> {
     })
 }
 
-pub(super) fn refs_to_wire(refs: &Refs) -> Option<v1::PassRefs> {
-    (refs != &Refs::default()).then(|| v1::PassRefs {
-        campaign: refs.campaign.clone(),
-        distribution: refs.distribution.clone(),
-        class: refs.class.clone(),
-        serial_number: refs.serial_number.clone(),
-        external_id: refs.external_id.clone(),
+pub(super) fn refs_to_wire(refs: Refs) -> Option<v1::PassRefs> {
+    (refs != Refs::default()).then(|| v1::PassRefs {
+        campaign: refs.campaign,
+        distribution: refs.distribution,
+        class: refs.class,
+        serial_number: refs.serial_number,
+        external_id: refs.external_id,
     })
 }
 
@@ -319,11 +323,11 @@ fn refs_from_wire(wire: v1::PassRefs) -> Refs {
     }
 }
 
-pub(super) fn redemption_to_wire(redemption: &Redemption) -> v1::Redemption {
+pub(super) fn redemption_to_wire(redemption: Redemption) -> v1::Redemption {
     v1::Redemption {
         count: redemption.count,
         redeem_time: redemption.time.map(time_to_wire),
-        scanner: redemption.scanner.clone(),
+        scanner: redemption.scanner,
     }
 }
 
@@ -339,14 +343,14 @@ fn redemption_from_wire(wire: v1::Redemption) -> Result<Redemption, String> {
     })
 }
 
-pub(super) fn personal_to_wire(personal: &Personal) -> Option<v1::PersonalData> {
+pub(super) fn personal_to_wire(personal: Personal) -> Option<v1::PersonalData> {
     (!personal.is_empty()).then(|| v1::PersonalData {
-        display_name: personal.display_name.clone(),
-        email_address: personal.email_address.clone(),
-        ip_addresses: personal.ip_addresses.clone(),
-        user_agents: personal.user_agents.clone(),
-        position: personal.position.clone(),
-        attributes: personal.attributes.clone(),
+        display_name: personal.display_name,
+        email_address: personal.email_address,
+        ip_addresses: personal.ip_addresses,
+        user_agents: personal.user_agents,
+        position: personal.position,
+        attributes: personal.attributes,
     })
 }
 
@@ -361,8 +365,8 @@ fn personal_from_wire(wire: v1::PersonalData) -> Personal {
     }
 }
 
-fn snapshot_to_wire(snapshot: &Snapshot) -> v1::Snapshot {
-    let status = snapshot.vendor_status.clone();
+fn snapshot_to_wire(snapshot: Snapshot) -> v1::Snapshot {
+    let status = snapshot.vendor_status;
     v1::Snapshot {
         vendor_pass_id: snapshot.pass.to_string(),
         update_time: Some(time_to_wire(snapshot.update_time)),
@@ -374,7 +378,7 @@ fn snapshot_to_wire(snapshot: &Snapshot) -> v1::Snapshot {
         status_name: status.as_ref().map(|s| s.name.clone()).unwrap_or_default(),
         attained: status.map(|s| s.attained).unwrap_or_default(),
         create_time: snapshot.create_time.map(time_to_wire),
-        refs: refs_to_wire(&snapshot.refs),
+        refs: refs_to_wire(snapshot.refs),
     }
 }
 
@@ -406,11 +410,11 @@ fn snapshot_from_wire(wire: v1::Snapshot) -> Result<Snapshot, String> {
     })
 }
 
-pub(super) fn auth_to_wire(auth: &AuthVerdict) -> v1::AuthVerdict {
+pub(super) fn auth_to_wire(auth: AuthVerdict) -> v1::AuthVerdict {
     v1::AuthVerdict {
         scheme: auth_scheme_to_wire(auth.scheme),
-        key_id: auth.key_id.clone(),
-        detail: auth.detail.clone(),
+        key_id: auth.key_id,
+        detail: auth.detail,
     }
 }
 
@@ -422,20 +426,17 @@ fn auth_from_wire(wire: v1::AuthVerdict) -> Option<AuthVerdict> {
     })
 }
 
-pub(super) fn trace_to_wire(trace: &TraceContext) -> Option<v1::TraceContext> {
+pub(super) fn trace_to_wire(trace: TraceContext) -> Option<v1::TraceContext> {
     (!trace.traceparent.is_empty()).then(|| v1::TraceContext {
-        traceparent: trace.traceparent.clone(),
-        tracestate: trace.tracestate.clone(),
+        traceparent: trace.traceparent,
+        tracestate: trace.tracestate,
     })
 }
 
-pub(super) fn headers_to_wire(headers: &[(String, String)]) -> Vec<v1::Header> {
+pub(super) fn headers_to_wire(headers: Vec<(String, String)>) -> Vec<v1::Header> {
     headers
-        .iter()
-        .map(|(name, value)| v1::Header {
-            name: name.clone(),
-            value: value.clone(),
-        })
+        .into_iter()
+        .map(|(name, value)| v1::Header { name, value })
         .collect()
 }
 

@@ -68,19 +68,23 @@ pub fn event_to_wire(event: &Event, epoch: u64) -> v1::PassEvent {
         receive_time: Some(time_to_wire(event.receive_time)),
         record_time: Some(time_to_wire(event.record_time)),
         cursor: Cursor::of(epoch, event.position, &fact.id).to_string(),
-        installation: fact.installation.as_ref().map(installation_to_wire),
-        wallet: fact.wallet.as_ref().map(wallet_message),
-        refs: refs_to_wire(&fact.refs),
-        redemption: fact.redemption.as_ref().map(redemption_to_wire),
+        installation: fact.installation.clone().map(installation_to_wire),
+        wallet: fact.wallet.clone().map(wallet_message),
+        refs: refs_to_wire(fact.refs.clone()),
+        redemption: fact.redemption.clone().map(redemption_to_wire),
         attributes: fact.attributes.clone(),
-        personal: event.personal.as_deref().and_then(personal_to_wire),
+        personal: event
+            .personal
+            .as_deref()
+            .cloned()
+            .and_then(personal_to_wire),
         effect: Some(effect_to_wire(&event.effect)),
         identity_version: i32::try_from(fact.identity_version).unwrap_or(i32::MAX),
         identity_basis: identity_basis_to_wire(fact.identity_basis),
         delivery: format!("deliveries/{}", event.delivery),
-        auth: Some(auth_to_wire(&event.auth)),
+        auth: Some(auth_to_wire(event.auth.clone())),
         adapter_version: event.adapter_version.clone(),
-        trace: trace_to_wire(&event.trace),
+        trace: trace_to_wire(event.trace.clone()),
         notes: event.notes.clone(),
     }
 }
@@ -134,7 +138,7 @@ pub fn pass_to_wire(pass: PassView<'_>) -> v1::Pass {
             .map(|installation| v1::Installation {
                 id: installation.key.as_str().to_owned(),
                 scope: installation.scope.map_or(0, scope_to_wire),
-                wallet: installation.wallet.as_ref().map(wallet_message),
+                wallet: installation.wallet.clone().map(wallet_message),
                 open: installation.open,
                 open_time: installation.open_time.map(time_to_wire),
                 close_time: installation.close_time.map(time_to_wire),
@@ -154,7 +158,7 @@ pub fn pass_to_wire(pass: PassView<'_>) -> v1::Pass {
             })
             .collect(),
         redeemed_count: state.redeemed_count(),
-        last_redemption: fold.last_redemption.as_ref().map(redemption_to_wire),
+        last_redemption: fold.last_redemption.clone().map(redemption_to_wire),
         vendor_status: snapshot
             .and_then(|s| s.vendor_status.as_ref())
             .map(|status| v1::VendorStatus {
@@ -164,7 +168,7 @@ pub fn pass_to_wire(pass: PassView<'_>) -> v1::Pass {
             }),
         vendor_update_time: snapshot.map(|s| time_to_wire(s.update_time)),
         vendor_create_time: snapshot.and_then(|s| s.create_time).map(time_to_wire),
-        refs: refs_to_wire(&state.refs()),
+        refs: refs_to_wire(state.refs()),
         revision: i64::try_from(fold.event_count()).unwrap_or(i64::MAX),
         etag: format!("\"{:016x}\"", pass.digest),
         cursor: pass
@@ -185,11 +189,11 @@ pub fn delivery_view(delivery: &Delivery) -> v1::Delivery {
         receive_time: Some(time_to_wire(delivery.receive_time)),
         method: delivery.method.name().to_owned(),
         path: delivery.path.clone(),
-        headers: headers_to_wire(&delivery.headers),
+        headers: headers_to_wire(delivery.headers.clone()),
         body: delivery.body.clone().into(),
-        auth: Some(auth_to_wire(&delivery.auth)),
+        auth: Some(auth_to_wire(delivery.auth.clone())),
         adapter_version: delivery.adapter_version.clone(),
-        trace: trace_to_wire(&delivery.trace),
+        trace: trace_to_wire(delivery.trace.clone()),
         ..v1::Delivery::default()
     }
 }

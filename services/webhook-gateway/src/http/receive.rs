@@ -14,12 +14,11 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, header};
 use jiff::Timestamp;
-use pass_domain::delivery::{
-    Decoded, Delivery, Method, Outcome, TraceContext, Undecodable, UndecodableReason,
-};
-use pass_domain::ids::DeliveryId;
+use pass_domain::delivery::{Decoded, Delivery, Method, Outcome, TraceContext, UndecodableReason};
+use pass_domain::ids::{DeliveryId, EventId};
 use pass_domain::time;
-use pass_proto::convert::delivery_to_wire;
+use pass_proto::convert::{delivery_into_wire, reason_to_wire};
+use pass_proto::v1;
 use pass_sources::{RefusalCause, UndecodablePolicy, Verified, method_from_http};
 use pass_spool::AppendError;
 use service_kit::listener::{BodyError, PeerAddr, read_body};
@@ -162,15 +161,10 @@ impl Call<'_> {
             }
         };
         let receive_time = edge.clock.now();
-        let mut delivery = self.decode(method, &body, receive_time)?;
-        let record = self.record(&mut delivery, body);
-        let tally = match &delivery.decoded {
-            Decoded::Facts(_) => Tally::Stored,
-            Decoded::Control { .. } => Tally::Control,
-            Decoded::Undecodable(_) => Tally::Quarantined,
-        };
+        let delivery = self.decode(method, &body, receive_time)?;
+        let (told, record) = self.record(delivery, body);
         if let Some(span) = self.span {
-            span.record("delivery.id", tracing::field::display(&delivery.id));
+            span.record("delivery.id", tracing::field::display(&told.id));
         }
         let sequence = match edge.spool.append(record).await {
             Ok(sequence) => sequence,
@@ -182,18 +176,18 @@ impl Call<'_> {
                 return Refused::because(Tally::Stopping, Problem::Stopping);
             }
             Err(error @ AppendError::TooLarge { .. }) => {
-                tracing::error!(delivery.id = %delivery.id, error = %error, "a record is larger than the spool was configured for");
+                tracing::error!(delivery.id = %told.id, error = %error, "a record is larger than the spool was configured for");
                 return Refused::because(Tally::Internal, Problem::Internal);
             }
         };
-        if let Decoded::Facts(facts) = &delivery.decoded {
-            edge.books.add_facts(self.index, facts.facts.len());
+        if told.tally == Tally::Stored {
+            edge.books.add_facts(self.index, told.events.len());
         }
         let outcome = match self.entry.ack {
             AckMode::Durable => None,
             AckMode::Applied => edge.waiters.outcome(sequence.0, edge.ack_timeout).await,
         };
-        Ok((tally, accepted(&delivery, outcome)))
+        Ok((told.tally, accepted(&told, outcome)))
     }
 
     /// Everything that can be refused without the body.
@@ -281,23 +275,27 @@ impl Call<'_> {
         })
     }
 
-    fn record(&self, delivery: &mut Delivery, body: Bytes) -> Bytes {
-        let mut wire = delivery_to_wire(delivery);
+    /// What the spool stores of a delivery, and what its sender is told.
+    fn record(&self, delivery: Delivery, body: Bytes) -> (Told, Bytes) {
+        let mut told = Told::of(&delivery);
+        let mut wire = delivery_into_wire(delivery);
         wire.body = body;
         let record = record::encode(&wire);
         if record.len() <= self.edge.record_bytes_max {
-            return record;
+            return (told, record);
         }
         // Facts repeat parts of the body, in theory without end. The bytes are what must not be lost.
-        delivery.decoded = Decoded::Undecodable(Undecodable {
-            reason: UndecodableReason::FieldInvalid,
-            detail: "the facts of this delivery take more room than one message may have"
-                .to_owned(),
-        });
-        let body = wire.body;
-        wire = delivery_to_wire(delivery);
-        wire.body = body;
-        record::encode(&wire)
+        let reason = UndecodableReason::FieldInvalid;
+        told.become_undecodable(reason);
+        wire.decoded = Some(v1::ingest_delivery::Decoded::Undecodable(
+            v1::UndecodableDelivery {
+                reason: reason_to_wire(reason),
+                detail: "the facts of this delivery take more room than one message may have"
+                    .to_owned(),
+            },
+        ));
+        let record = record::encode(&wire);
+        (told, record)
     }
 
     /// The trace that the delivery belongs to: this request's span, else the sender's.
@@ -377,14 +375,44 @@ fn delivery_id(receive_time: Timestamp) -> DeliveryId {
     DeliveryId::from_bytes(Uuid::new_v7(stamp).into_bytes())
 }
 
+/// What is left of a delivery for its answer, once it has gone to the spool.
+struct Told {
+    id: DeliveryId,
+    tally: Tally,
+    events: Vec<EventId>,
+    reason: Option<UndecodableReason>,
+}
+
+impl Told {
+    fn of(delivery: &Delivery) -> Self {
+        let (tally, events, reason) = match &delivery.decoded {
+            Decoded::Facts(facts) => {
+                let events = facts.facts.iter().map(|fact| fact.id).collect();
+                (Tally::Stored, events, None)
+            }
+            Decoded::Control { .. } => (Tally::Control, Vec::new(), None),
+            Decoded::Undecodable(undecodable) => {
+                (Tally::Quarantined, Vec::new(), Some(undecodable.reason))
+            }
+        };
+        Self {
+            id: delivery.id,
+            tally,
+            events,
+            reason,
+        }
+    }
+
+    fn become_undecodable(&mut self, reason: UndecodableReason) {
+        self.tally = Tally::Quarantined;
+        self.events.clear();
+        self.reason = Some(reason);
+    }
+}
+
 /// The answer to a durable delivery: its id, what became of it, and the ids of its facts' events.
-fn accepted(delivery: &Delivery, outcome: Option<Outcome>) -> Response<Body> {
-    let (facts, own_reason) = match &delivery.decoded {
-        Decoded::Facts(facts) => (facts.facts.as_slice(), None),
-        Decoded::Control { .. } => (&[][..], None),
-        Decoded::Undecodable(undecodable) => (&[][..], Some(undecodable.reason)),
-    };
-    let (status, reason) = match (outcome, own_reason) {
+fn accepted(told: &Told, outcome: Option<Outcome>) -> Response<Body> {
+    let (status, reason) = match (outcome, told.reason) {
         (_, Some(reason)) => ("quarantined", Some(reason)),
         (Some(Outcome::Quarantined), None) => {
             ("quarantined", Some(UndecodableReason::StoreRefused))
@@ -394,16 +422,16 @@ fn accepted(delivery: &Delivery, outcome: Option<Outcome>) -> Response<Body> {
         (None, None) => ("stored", None),
     };
     // Ids and words of ours: nothing in it needs escaping.
-    let mut body = String::with_capacity(96 + 39 * facts.len());
+    let mut body = String::with_capacity(96 + 39 * told.events.len());
     let written = (|| {
         write!(
             body,
             r#"{{"delivery":"{}","status":"{status}","events":["#,
-            delivery.id
+            told.id
         )?;
-        for (index, fact) in facts.iter().enumerate() {
+        for (index, event) in told.events.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
-            write!(body, r#"{comma}"{}""#, fact.id)?;
+            write!(body, r#"{comma}"{event}""#)?;
         }
         body.push(']');
         if let Some(reason) = reason {
