@@ -1,17 +1,14 @@
 //! Ends at bad moments: kills and signals under load, and a planted defect that only a kill brings to light.
 //! The program `chaos` does the same for as long as one likes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use system_tests::callback::traffic;
 use system_tests::chaos::{self, Plan, Report, Victims};
-use system_tests::client;
-use system_tests::dice::Dice;
+use system_tests::client::{Outcome, Senders};
+use system_tests::follower::Follower;
 use system_tests::service::Strace;
 use system_tests::stand::{Options, Stand};
 use test_kit::tool;
-use tokio::time::Instant;
 
 use crate::programs;
 
@@ -63,6 +60,117 @@ async fn kills_in_the_middle_of_commits_lose_and_repeat_nothing() {
     assert_eq!(report.rounds, 6);
 }
 
+/// Guarantee 1 where the disk fails: a record whose sync failed is not answered 200, then or later, and the
+/// process ends so that the next one reads what is really there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_sync_gets_no_200_and_ends_the_gateway_with_an_error() {
+    let strace = tool("PASSLINE_STRACE").unwrap();
+    let mut stand = Stand::new(
+        &programs(),
+        &Options {
+            gateway_strace: Some(Strace::failing_sync(strace, 40)),
+            ..Options::default()
+        },
+    )
+    .unwrap();
+    stand.start_state().await.unwrap();
+    stand.start_gateway().await.unwrap();
+    let senders = Senders::start(stand.http(), 24, "eio", 4, &stand.log);
+    let (status, log) = stand.take_gateway().ended().await.unwrap();
+    assert!(
+        !status.success() && log.contains("restart"),
+        "{status}: {log}"
+    );
+    let stored = stand.log.stored_count();
+    assert!(stored >= 20, "only {stored} stored before the failure");
+    let refused = stand.log.attempts().iter().any(
+        |attempt| matches!(&attempt.outcome, Outcome::Indeterminate(why) if why.starts_with("503")),
+    );
+    assert!(refused, "nobody was told 503");
+
+    stand.set_gateway_strace(None);
+    stand.start_gateway().await.unwrap();
+    stand
+        .wait_for_stored(stored + 50, Duration::from_secs(30))
+        .await
+        .unwrap();
+    assert!(
+        senders.finish().await,
+        "some callbacks were not stored in time"
+    );
+    stand
+        .verdict(Duration::from_secs(30))
+        .await
+        .unwrap()
+        .assert_clean();
+    stand
+        .finish_with_errors(&["the spool failed", "spool is poisoned"])
+        .await
+        .unwrap();
+}
+
+/// Deterministic crash points: the gateway dies right before the first, second, … call of each kind on the way
+/// of a write, while it recovers or serves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_at_any_call_that_changes_the_disk_loses_and_repeats_nothing() {
+    let strace = tool("PASSLINE_STRACE").unwrap();
+    let mut stand = Stand::started(&programs(), &Options::default())
+        .await
+        .unwrap();
+    stand.note_epoch().await.unwrap();
+    let mut follower = Follower::start(stand.grpc());
+    let senders = Senders::start(stand.http(), 25, "call", 4, &stand.log);
+    stand
+        .wait_for_stored(20, Duration::from_secs(30))
+        .await
+        .unwrap();
+    stand.take_gateway().kill().await.unwrap();
+    let mut died = 0;
+    for call in [
+        "pwrite64",
+        "fdatasync",
+        "fsync",
+        "rename",
+        "unlink",
+        "ftruncate",
+    ] {
+        for nth in [1, 2, 3, 7, 20] {
+            stand.set_gateway_strace(Some(Strace::killing_at(strace.clone(), call, nth)));
+            // It may die before strace can be asked for it.
+            if stand.launch_gateway().await.is_ok() {
+                let by_itself = stand
+                    .take_gateway()
+                    .ended_or_killed(Duration::from_millis(400))
+                    .await
+                    .unwrap();
+                died += usize::from(by_itself);
+            }
+        }
+    }
+    assert!(
+        died >= 10,
+        "only {died} deaths at a call: the calls are not those that the spool makes"
+    );
+    stand.set_gateway_strace(None);
+    stand.start_gateway().await.unwrap();
+    assert!(
+        senders.finish().await,
+        "some callbacks were not stored in time"
+    );
+    stand
+        .verdict(Duration::from_secs(30))
+        .await
+        .unwrap()
+        .assert_clean();
+    let head = stand.reader().info().await.unwrap().head_position;
+    follower
+        .caught_up(head, Duration::from_secs(20))
+        .await
+        .unwrap();
+    follower.stop();
+    stand.finish().await.unwrap();
+}
+
 /// SIGTERM to each in turn while callbacks keep coming: whatever was answered 200 is there, and the services
 /// end with 0.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,27 +179,25 @@ async fn a_drain_under_load_loses_nothing() {
         .await
         .unwrap();
     stand.note_epoch().await.unwrap();
-    let mut dice = Dice::new(23);
-    let callbacks = traffic(&mut dice, "drain", 150);
-    let sent = tokio::spawn({
-        let (address, log) = (stand.http(), Arc::clone(&stand.log));
-        let deadline = Instant::now() + Duration::from_secs(90);
-        async move { client::load(address, callbacks, 4, &log, deadline).await }
-    });
-    stand
-        .wait_for_stored(50, Duration::from_secs(30))
-        .await
-        .unwrap();
-    stand.take_gateway().end().await.unwrap();
-    stand.start_gateway().await.unwrap();
-    let before = stand.log.stored_count();
-    stand
-        .wait_for_stored(before + 50, Duration::from_secs(30))
-        .await
-        .unwrap();
-    stand.take_state().end().await.unwrap();
-    stand.start_state().await.unwrap();
-    assert_eq!(sent.await.unwrap(), 0, "some callbacks were never stored");
+    let senders = Senders::start(stand.http(), 23, "drain", 4, &stand.log);
+    for _ in 0..3 {
+        stand
+            .wait_for_stored(stand.log.stored_count() + 50, Duration::from_secs(30))
+            .await
+            .unwrap();
+        stand.take_gateway().end().await.unwrap();
+        stand.start_gateway().await.unwrap();
+        stand
+            .wait_for_stored(stand.log.stored_count() + 50, Duration::from_secs(30))
+            .await
+            .unwrap();
+        stand.take_state().end().await.unwrap();
+        stand.start_state().await.unwrap();
+    }
+    assert!(
+        senders.finish().await,
+        "some callbacks were not stored in time"
+    );
     stand
         .verdict(Duration::from_secs(30))
         .await

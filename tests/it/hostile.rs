@@ -11,8 +11,10 @@ use pass_domain::event::Position;
 use pass_proto::status::reason_of;
 use pass_proto::v1::subscribe_request::Start;
 use pass_proto::v1::{self, ErrorReason as Reason};
-use system_tests::callback::{Callback, standard};
+use system_tests::callback::{Callback, standard, traffic};
 use system_tests::client::{Caller, ClientLog, Outcome};
+use system_tests::dice::Dice;
+use system_tests::follower::Follower;
 use system_tests::slow::{Ended, drip, exchange};
 use system_tests::sources::STANDARD_KEY;
 use system_tests::stand::{Options, Stand};
@@ -542,6 +544,69 @@ async fn garbage_in_reads_gets_a_typed_error_while_a_subscriber_goes_on() {
         .await
         .unwrap()
         .assert_clean();
+    stand.finish().await.unwrap();
+}
+
+/// Guarantee 7: subscribers that read nothing cost the others nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscribers_that_read_nothing_hold_up_neither_ingest_nor_those_who_read() {
+    let stand = Stand::started(&programs(), &Options::default())
+        .await
+        .unwrap();
+    let mut deaf = Vec::new();
+    for _ in 0..40 {
+        let request = v1::SubscribeRequest {
+            start: Some(Start::FromBeginning(true)),
+            ..v1::SubscribeRequest::default()
+        };
+        // Each on a connection of its own, since one connection's window is shared by its streams.
+        let reader = stand.reader();
+        let frames = reader
+            .subscriptions
+            .clone()
+            .subscribe(request)
+            .await
+            .unwrap()
+            .into_inner();
+        deaf.push((reader, frames));
+    }
+    let mut follower = Follower::start(stand.grpc());
+    let callbacks = traffic(&mut Dice::new(41), "deaf", 400);
+    assert!(callbacks.len() > 2000);
+    stand
+        .load(callbacks, 8, Duration::from_secs(60))
+        .await
+        .unwrap();
+    stand
+        .verdict(Duration::from_secs(30))
+        .await
+        .unwrap()
+        .assert_clean();
+    let head = stand.reader().info().await.unwrap().head_position;
+    follower
+        .caught_up(head, Duration::from_secs(20))
+        .await
+        .unwrap();
+    follower.stop();
+
+    // Those who were deaf have missed nothing, if they read at last.
+    let (_reader, frames) = &mut deaf[0];
+    let mut seen = 0;
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while seen < head {
+            let frame = frames.message().await.unwrap().expect("the stream goes on");
+            if let Some(v1::subscribe_response::Frame::Events(batch)) = frame.frame {
+                for event in batch.events {
+                    seen += 1;
+                    let cursor: Cursor = event.cursor.parse().unwrap();
+                    assert_eq!(i64::try_from(cursor.position.0).unwrap(), seen);
+                }
+            }
+        }
+    })
+    .await
+    .expect("all events come");
+    drop(deaf);
     stand.finish().await.unwrap();
 }
 

@@ -23,7 +23,7 @@ use crate::dice::Dice;
 /// Longest wait for one answer. Longer than the gateway takes to give up on a disk.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// Longest time until a callback is stored, kills of services in between included.
-const STORED_LIMIT: Duration = Duration::from_secs(30);
+const STORED_LIMIT: Duration = Duration::from_secs(60);
 /// Pause of a sender of endless traffic after each callback.
 const SENDER_PAUSE: Duration = Duration::from_millis(4);
 
@@ -309,7 +309,7 @@ impl Senders {
         Self { stop, tasks }
     }
 
-    /// Lets each sender finish its callback; true if every callback was stored within 30 s.
+    /// Lets each sender finish its callback; true if every callback was stored within a minute.
     pub async fn finish(mut self) -> bool {
         self.stop.store(true, Ordering::Relaxed);
         let mut all_stored = true;

@@ -57,6 +57,27 @@ impl Strace {
         }
     }
 
+    /// Has each thread's `nth` call of fdatasync fail with EIO without being made, as a disk does that is gone.
+    pub fn failing_sync(program: PathBuf, nth: usize) -> Self {
+        let injected = format!("inject=fdatasync:error=EIO:when={nth}");
+        let arguments = ["-f", "-e", "trace=fdatasync", "-e", &injected];
+        Self {
+            program,
+            arguments: arguments.map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// Kills the process when a thread of it is about to make its `nth` call of a kind.
+    pub fn killing_at(program: PathBuf, call: &str, nth: usize) -> Self {
+        let traced = format!("trace={call}");
+        let injected = format!("inject={call}:signal=SIGKILL:when={nth}");
+        let arguments = ["-f", "-e", &traced, "-e", &injected];
+        Self {
+            program,
+            arguments: arguments.map(str::to_owned).to_vec(),
+        }
+    }
+
     /// Holds up every positioned write by so much, as a disk does that is nearly used up.
     pub fn slowing_writes(program: PathBuf, delay: Duration) -> Self {
         let injected = format!("inject=pwrite64:delay_enter={}", delay.as_micros());
@@ -214,6 +235,21 @@ impl Service {
             })?
             .context("cannot wait for the process")?;
         Ok((status, self.log_end()))
+    }
+
+    /// Waits until the service ends by itself, at most for `limit`, then kills it; true if it ended by itself.
+    ///
+    /// # Errors
+    /// If it can't be waited for or killed.
+    pub async fn ended_or_killed(mut self, limit: Duration) -> anyhow::Result<bool> {
+        if let Ok(ended) = tokio::time::timeout(limit, self.child.wait()).await {
+            ended?;
+            return Ok(true);
+        }
+        // It may have ended in this very moment; that is no error.
+        let _ = kill_process(self.pid, Signal::KILL);
+        self.child.wait().await?;
+        Ok(false)
     }
 
     /// Sends SIGTERM and waits for the end, whatever it is.

@@ -219,6 +219,11 @@ impl Stand {
         self.state.as_ref().expect("pass-state runs")
     }
 
+    /// How the gateway is started from here on.
+    pub fn set_gateway_strace(&mut self, strace: Option<Strace>) {
+        self.gateway_recipe.strace = strace;
+    }
+
     /// Changes the gateway's configuration file, for its next start.
     ///
     /// # Errors
