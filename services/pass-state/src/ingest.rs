@@ -158,6 +158,8 @@ impl Ingest {
                 .unwrap_or(i32::MAX),
             message_bytes_max: i64::try_from(self.config.message_bytes_max()).unwrap_or(i64::MAX),
             epoch: epoch_text(self.tail.head().epoch),
+            missing_first_sequence: opened.missing.map_or(0, |(first, _)| first),
+            missing_last_sequence: opened.missing.map_or(0, |(_, last)| last),
         };
         frames.send(response(Response::Ready(ready))).await?;
         tracing::info!(

@@ -304,7 +304,7 @@ fn wallet_from_message(wire: v1::Wallet) -> Result<Wallet, String> {
 }
 
 pub(super) fn refs_to_wire(refs: Refs) -> Option<v1::PassRefs> {
-    (refs != Refs::default()).then(|| v1::PassRefs {
+    (refs != Refs::default()).then_some(v1::PassRefs {
         campaign: refs.campaign,
         distribution: refs.distribution,
         class: refs.class,
@@ -344,7 +344,7 @@ fn redemption_from_wire(wire: v1::Redemption) -> Result<Redemption, String> {
 }
 
 pub(super) fn personal_to_wire(personal: Personal) -> Option<v1::PersonalData> {
-    (!personal.is_empty()).then(|| v1::PersonalData {
+    (!personal.is_empty()).then_some(v1::PersonalData {
         display_name: personal.display_name,
         email_address: personal.email_address,
         ip_addresses: personal.ip_addresses,
@@ -427,7 +427,7 @@ fn auth_from_wire(wire: v1::AuthVerdict) -> Option<AuthVerdict> {
 }
 
 pub(super) fn trace_to_wire(trace: TraceContext) -> Option<v1::TraceContext> {
-    (!trace.traceparent.is_empty()).then(|| v1::TraceContext {
+    (!trace.traceparent.is_empty()).then_some(v1::TraceContext {
         traceparent: trace.traceparent,
         tracestate: trace.tracestate,
     })

@@ -427,3 +427,26 @@ async fn the_planted_bug_acknowledges_what_is_not_recorded() {
     assert_eq!(server.log().await.head_position, 0);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn what_neither_side_holds_any_more_is_told_with_its_exact_range() {
+    let server = Server::start().await;
+    let gateway = Gateway::with(
+        &server.channel,
+        v1::IngestHello {
+            settled_sequence: 9,
+            oldest_sequence: 6,
+            ..hello(1)
+        },
+    )
+    .await;
+    let ready = &gateway.ready;
+    assert_eq!(
+        (ready.missing_first_sequence, ready.missing_last_sequence),
+        (1, 5)
+    );
+    assert_eq!(ready.committed_sequence, 5);
+    let log = server.log().await;
+    assert!(log.spools[0].missing_sequences.contains("1-5"), "{log:?}");
+    server.stop().await;
+}

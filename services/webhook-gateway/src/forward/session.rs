@@ -1,6 +1,7 @@
 //! One stream to pass-state: hello, ready, batches out, acknowledgements in.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -140,6 +141,9 @@ impl<'a> Session<'a> {
         let limits = Limits::of(&ready).ok_or(Failure::Unexpected(
             "a ready with a limit that is not positive",
         ))?;
+        if ready.missing_first_sequence > 0 {
+            self.alarm(ready.missing_first_sequence..=ready.missing_last_sequence);
+        }
         self.go_on_after(ready.committed_sequence).await?;
         self.expected = ready.committed_sequence.saturating_add(1);
         if !self.blocked_by_spool {
@@ -200,18 +204,23 @@ impl<'a> Session<'a> {
                     RewindError::Closed => Failure::SpoolClosed,
                 })?;
         if let Some(missing) = outcome.missing {
-            tracing::error!(
-                first = missing.start(),
-                last = missing.end(),
-                "pass-state lacks deliveries that the spool no longer keeps; restore the database to a later moment or accept their loss"
-            );
-            forwarder
-                .status
-                .send_modify(|status| status.missing = Some(missing));
+            self.alarm(missing);
         }
         // What it committed before an acknowledgement was lost.
         forwarder.spool.settle(Sequence(committed)).await?;
         Ok(())
+    }
+
+    /// Says which deliveries can never reach the log.
+    fn alarm(&self, missing: RangeInclusive<u64>) {
+        tracing::error!(
+            first = missing.start(),
+            last = missing.end(),
+            "pass-state lacks deliveries that the spool no longer keeps; restore the database to a later moment or accept their loss"
+        );
+        self.forwarder
+            .status
+            .send_modify(|status| status.missing = Some(missing));
     }
 
     async fn forward(&mut self, stream: Stream, stop: &CancellationToken) -> Result<(), Failure> {

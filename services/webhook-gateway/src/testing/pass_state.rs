@@ -113,6 +113,8 @@ pub(crate) fn ready(committed: u64) -> v1::IngestReady {
         batch_deliveries_max: 100,
         message_bytes_max: 1 << 20,
         epoch: "epoch-1".to_owned(),
+        missing_first_sequence: 0,
+        missing_last_sequence: 0,
     }
 }
 

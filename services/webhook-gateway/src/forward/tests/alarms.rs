@@ -149,6 +149,24 @@ async fn peers_that_do_not_fit_make_the_gateway_not_ready_until_they_do() {
 }
 
 #[tokio::test]
+async fn what_pass_state_knows_to_be_missing_is_an_alarm_here_too() {
+    let mut rig = Rig::new().await;
+    rig.append(4).await;
+    let mut stream = rig.peer.stream().await;
+    stream.hello().await;
+    stream
+        .send(Ours::Ready(v1::IngestReady {
+            missing_first_sequence: 1,
+            missing_last_sequence: 2,
+            ..ready(2)
+        }))
+        .await;
+    let status = rig.wait("the alarm", |status| status.connected).await;
+    assert_eq!(status.missing, Some(1..=2));
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_pass_state_that_is_ahead_of_the_spool_is_an_alarm() {
     let mut rig = Rig::new().await;
     rig.append(2).await;
