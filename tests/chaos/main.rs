@@ -31,8 +31,8 @@ struct Arguments {
     /// Plants a defect, which then has to be caught.
     #[arg(long)]
     planted: Option<Planted>,
-    /// Draws pass-state's commits out by holding up its writes, so that kills hit them; always so with
-    /// `--planted`. Needs strace.
+    /// Draws commits and spool writes out by holding up each write, so that kills hit them; always so for the
+    /// service with a planted defect. Needs strace.
     #[arg(long)]
     slow_writes: bool,
     /// The directory with the programs under test. Built beside this program unless given.
@@ -43,7 +43,7 @@ struct Arguments {
     seconds_max: u64,
 }
 
-/// How long each write of pass-state is held up by `--slow-writes`.
+/// How long `--slow-writes` holds up each write.
 const SLOW_WRITE: Duration = Duration::from_millis(2);
 
 /// The defects that a kill brings to light.
@@ -51,6 +51,8 @@ const SLOW_WRITE: Duration = Duration::from_millis(2);
 enum Planted {
     /// pass-state acknowledges before it commits.
     AckBeforeCommit,
+    /// The gateway answers 200 before it writes and syncs.
+    AnswerBeforeSync,
 }
 
 #[tokio::main]
@@ -62,23 +64,36 @@ async fn main() -> anyhow::Result<ExitCode> {
     };
     let seed = arguments.seed.unwrap_or_else(seed_of_the_clock);
     let mut options = Options::default();
-    if let Some(Planted::AckBeforeCommit) = arguments.planted {
-        options.writer_keys = "planted_ack_before_commit = true".to_owned();
+    let slow = || {
+        anyhow::Ok(Some(Strace::slowing_writes(
+            tool("PASSLINE_STRACE")?,
+            SLOW_WRITE,
+        )))
+    };
+    if arguments.slow_writes {
+        options.gateway_strace = slow()?;
+        options.state_strace = slow()?;
     }
-    if arguments.slow_writes || arguments.planted.is_some() {
-        options.state_strace = Some(Strace::slowing_writes(tool("PASSLINE_STRACE")?, SLOW_WRITE));
-    }
+    let victims = match arguments.planted {
+        Some(Planted::AckBeforeCommit) => {
+            options.writer_keys = "planted_ack_before_commit = true".to_owned();
+            options.state_strace = slow()?;
+            Victims::State
+        }
+        Some(Planted::AnswerBeforeSync) => {
+            options.spool_keys = "planted_answer_before_sync = true".to_owned();
+            options.gateway_strace = slow()?;
+            Victims::Gateway
+        }
+        None => Victims::Both,
+    };
     let plan = Plan {
         rounds: arguments.rounds as usize,
         seed,
         options,
         stop_when_broken: true,
         judge_each_round: arguments.planted.is_some(),
-        victims: if arguments.planted.is_some() {
-            Victims::State
-        } else {
-            Victims::Both
-        },
+        victims,
     };
     let limit = match arguments.seconds_max {
         0 => Duration::from_secs(u64::from(arguments.rounds) * 10 + 60),

@@ -25,29 +25,53 @@ async fn kills_at_random_moments_lose_and_repeat_nothing() {
     assert!(report.verdict.stored > 100, "{}", report.verdict);
 }
 
-/// Kills pass-state while each of its commits is drawn out, so that there nearly always is one to be killed in.
-async fn kills_in_slow_commits(writer_keys: &str) -> Report {
-    let strace = tool("PASSLINE_STRACE").unwrap();
+/// Kills a service while each of its writes is drawn out, so that there nearly always is one to be killed in.
+async fn kills_in_slow_writes(victims: Victims, spool_keys: &str, writer_keys: &str) -> Report {
+    let slow = || {
+        Some(Strace::slowing_writes(
+            tool("PASSLINE_STRACE").unwrap(),
+            Duration::from_millis(2),
+        ))
+    };
+    let mut options = Options {
+        spool_keys: spool_keys.to_owned(),
+        writer_keys: writer_keys.to_owned(),
+        ..Options::default()
+    };
+    match victims {
+        Victims::Gateway => options.gateway_strace = slow(),
+        Victims::State => options.state_strace = slow(),
+        Victims::Both => unreachable!("one at a time here"),
+    }
     let plan = Plan {
         rounds: 6,
         seed: 22,
-        options: Options {
-            writer_keys: writer_keys.to_owned(),
-            state_strace: Some(Strace::slowing_writes(strace, Duration::from_millis(2))),
-            ..Options::default()
-        },
+        options,
         stop_when_broken: true,
         judge_each_round: true,
-        victims: Victims::State,
+        victims,
     };
     chaos::run(&programs(), &plan, &mut |_| {}).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pass_state_that_acknowledges_before_it_commits_is_caught() {
-    let report = kills_in_slow_commits("planted_ack_before_commit = true").await;
+    let report = kills_in_slow_writes(Victims::State, "", "planted_ack_before_commit = true").await;
+    let caught = !report.verdict.is_clean();
     assert!(
-        !report.verdict.is_clean(),
+        caught,
+        "the planted defect went unnoticed in {} kills",
+        report.rounds
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_answers_before_it_writes_is_caught() {
+    let report =
+        kills_in_slow_writes(Victims::Gateway, "planted_answer_before_sync = true", "").await;
+    let caught = !report.verdict.lost.is_empty();
+    assert!(
+        caught,
         "the planted defect went unnoticed in {} kills",
         report.rounds
     );
@@ -55,7 +79,14 @@ async fn a_pass_state_that_acknowledges_before_it_commits_is_caught() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_in_the_middle_of_commits_lose_and_repeat_nothing() {
-    let report = kills_in_slow_commits("").await;
+    let report = kills_in_slow_writes(Victims::State, "", "").await;
+    report.verdict.assert_clean();
+    assert_eq!(report.rounds, 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_in_the_middle_of_spool_writes_lose_and_repeat_nothing() {
+    let report = kills_in_slow_writes(Victims::Gateway, "", "").await;
     report.verdict.assert_clean();
     assert_eq!(report.rounds, 6);
 }

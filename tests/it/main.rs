@@ -13,6 +13,7 @@ mod order;
 mod outage;
 mod permutations;
 mod quarantine;
+mod readers;
 mod trace;
 
 use std::path::PathBuf;

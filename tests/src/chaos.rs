@@ -45,6 +45,8 @@ pub enum Victims {
     /// Either service, at random.
     #[default]
     Both,
+    /// Only the gateway.
+    Gateway,
     /// Only pass-state.
     State,
 }
@@ -125,7 +127,11 @@ pub async fn run(
             let after = Duration::from_millis(20 + dice.below(400));
             // The random moment is the point of this sleep.
             tokio::time::sleep(after).await;
-            let gateway_dies = plan.victims == Victims::Both && dice.once_in(2);
+            let gateway_dies = match plan.victims {
+                Victims::Both => dice.once_in(2),
+                Victims::Gateway => true,
+                Victims::State => false,
+            };
             let began;
             let victim;
             if gateway_dies {
