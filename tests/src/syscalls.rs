@@ -9,7 +9,7 @@
 //! write(record) < sync(segment) ─────┴─< first byte of the answer
 //! ```
 //!
-//! where `<` means "returned, successfully, before it was called". [`parse`](trace::parse) turns strace's text into calls
+//! where `<` means "returned, successfully, before it was called". [`parse`] turns strace's text into calls
 //! with a beginning and an end (line numbers: strace writes a call that others overlap in two lines);
 //! [`violations`] checks the order.
 
