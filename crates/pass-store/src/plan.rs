@@ -31,7 +31,7 @@ use pass_domain::event::Effect;
 use pass_domain::fact::{Fact, IdentityBasis, Snapshot};
 use pass_domain::fold::{FactKey, Fold, InstallationKey, PassState};
 use pass_domain::identity::{Part, content_digest};
-use pass_domain::ids::{DeliveryId, EventId, PassKey};
+use pass_domain::ids::{DeliveryId, EventId, SourceUid, VendorId};
 use pass_domain::kind::Kind;
 use pass_domain::time::is_suspect;
 
@@ -66,7 +66,8 @@ pub(crate) enum PlanError {
 /// A pass while planning.
 #[derive(Debug)]
 struct Slot<'a> {
-    key: PassKey,
+    source: &'a SourceUid,
+    pass: &'a VendorId,
     /// 0 until it is known to be written.
     number: u64,
     state: PassState,
@@ -178,10 +179,8 @@ impl<'a> Planner<'a> {
                 let slots = &mut self.slots;
                 self.slot_of.entry(name).or_insert_with(|| {
                     slots.push(Slot {
-                        key: PassKey {
-                            source: delivery.source.clone(),
-                            pass: pass.clone(),
-                        },
+                        source: &delivery.source,
+                        pass,
                         number: 0,
                         state: PassState::default(),
                         recent: Vec::new(),
@@ -388,7 +387,7 @@ impl<'a> Planner<'a> {
         body_bytes: u64,
     ) -> Outcome {
         let delivery = resolved.delivery;
-        let mut rest = DeliveryRest {
+        let mut rest: DeliveryRest<&VendorId> = DeliveryRest {
             events: Vec::new(),
             duplicate_facts: 0,
             differing_duplicates: 0,
@@ -414,7 +413,7 @@ impl<'a> Planner<'a> {
                     .facts
                     .facts
                     .iter()
-                    .map(|fact| (fact.pass.clone(), fact.id))
+                    .map(|fact| (&fact.pass, fact.id))
                     .collect();
                 rest.duplicate_facts = facts.duplicates;
                 rest.differing_duplicates = facts.differing;
@@ -561,7 +560,7 @@ impl<'a> Planner<'a> {
             }
             let slot = &mut self.slots[*at];
             let told = facts.facts.facts.iter().filter(|fact| {
-                fact.identity_basis == IdentityBasis::TransitionTime && fact.pass == slot.key.pass
+                fact.identity_basis == IdentityBasis::TransitionTime && fact.pass == *slot.pass
             });
             let mut recent: Vec<(EventId, u64)> = Vec::with_capacity(RECENT_MAX);
             for fact in told {
@@ -606,8 +605,8 @@ impl<'a> Planner<'a> {
             let state = stored::state_bytes(&slot.state);
             self.rows.passes.push(PassRow {
                 number: slot.number,
-                source: slot.key.source.as_str().to_owned(),
-                vendor_pass_id: slot.key.pass.as_str().to_owned(),
+                source: slot.source.as_str().to_owned(),
+                vendor_pass_id: slot.pass.as_str().to_owned(),
                 vendor: delivery.vendor.clone(),
                 organization: delivery.organization.clone(),
                 serial_number: refs.serial_number,
@@ -615,7 +614,7 @@ impl<'a> Planner<'a> {
                 last_position: slot.last_position,
                 last_digest: slot.last_digest,
                 digest: content_digest(&[Part::Bytes(&state)]),
-                body: stored::pass_blob(state, &slot.recent),
+                body: stored::pass_blob(&state, &slot.recent),
             });
         }
         Ok((self.head, self.rows))

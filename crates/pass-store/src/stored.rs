@@ -12,6 +12,9 @@ mod numbers;
 mod pass;
 #[cfg(test)]
 mod tests;
+mod writer;
+
+use std::borrow::Borrow;
 
 use pass_domain::Timestamp;
 use pass_domain::delivery::{AuthVerdict, Decoded, DecodedFacts, Delivery, Method, TraceContext};
@@ -19,8 +22,10 @@ use pass_domain::event::{Effect, Event, Position};
 use pass_domain::fact::{Fact, InstallationRef, Personal, Redemption, Refs, Wallet};
 use pass_domain::fold::InstallationKey;
 use pass_domain::ids::{DeliveryId, EventId, IdError, PassKey, SourceUid, VendorId};
-use pass_domain::time::{from_parts, to_parts};
+use pass_domain::time::from_parts;
 use prost::Message;
+
+use writer::Writer;
 
 pub(crate) use numbers::Numbered;
 pub(crate) use pass::{pass_blob, pass_from, state_bytes};
@@ -45,13 +50,6 @@ pub(crate) enum StoredError {
     Id(#[from] IdError),
 }
 
-fn seal(message: &impl Message) -> Vec<u8> {
-    let mut blob = Vec::with_capacity(1 + message.encoded_len());
-    blob.push(VERSION);
-    message.encode(&mut blob).expect("a vector grows");
-    blob
-}
-
 fn open<M: Message + Default>(blob: &[u8]) -> Result<M, StoredError> {
     match blob.split_first() {
         Some((&VERSION, message)) => Ok(M::decode(message)?),
@@ -61,11 +59,6 @@ fn open<M: Message + Default>(blob: &[u8]) -> Result<M, StoredError> {
 
 fn number<N: Numbered>(number: i32, field: &'static str) -> Result<N, StoredError> {
     N::from_number(number).ok_or(StoredError::Field(field))
-}
-
-fn time_in(time: Timestamp) -> messages::Time {
-    let (seconds, nanos) = to_parts(time);
-    messages::Time { seconds, nanos }
 }
 
 fn time_out(time: Option<messages::Time>, field: &'static str) -> Result<Timestamp, StoredError> {
@@ -85,14 +78,17 @@ pub(crate) fn id_bytes(bytes: &[u8], field: &'static str) -> Result<[u8; 16], St
     bytes.try_into().map_err(|_| StoredError::Field(field))
 }
 
-fn refs_in(refs: &Refs) -> Option<messages::Refs> {
-    (*refs != Refs::default()).then(|| messages::Refs {
-        campaign: refs.campaign.clone(),
-        distribution: refs.distribution.clone(),
-        class: refs.class.clone(),
-        serial_number: refs.serial_number.clone(),
-        external_id: refs.external_id.clone(),
-    })
+fn refs_in(writer: &mut Writer, tag: u32, refs: &Refs) {
+    if *refs == Refs::default() {
+        return;
+    }
+    writer.message(tag, |message| {
+        message.bytes(1, &refs.campaign);
+        message.bytes(2, &refs.distribution);
+        message.bytes(3, &refs.class);
+        message.bytes(4, &refs.serial_number);
+        message.bytes(5, &refs.external_id);
+    });
 }
 
 fn refs_out(refs: Option<messages::Refs>) -> Refs {
@@ -105,13 +101,14 @@ fn refs_out(refs: Option<messages::Refs>) -> Refs {
     })
 }
 
-fn wallet_in(wallet: &Wallet) -> messages::Wallet {
-    messages::Wallet {
-        kind: wallet.kind.number(),
-        native: wallet.native.clone(),
-        device_os: wallet.device_os.clone(),
-        device_app: wallet.device_app.clone(),
-    }
+fn wallet_in(writer: &mut Writer, tag: u32, wallet: Option<&Wallet>) {
+    let Some(wallet) = wallet else { return };
+    writer.message(tag, |message| {
+        message.int(1, wallet.kind.number());
+        message.bytes(2, &wallet.native);
+        message.bytes(3, &wallet.device_os);
+        message.bytes(4, &wallet.device_app);
+    });
 }
 
 fn wallet_out(wallet: messages::Wallet) -> Result<Wallet, StoredError> {
@@ -123,12 +120,15 @@ fn wallet_out(wallet: messages::Wallet) -> Result<Wallet, StoredError> {
     })
 }
 
-fn redemption_in(redemption: &Redemption) -> messages::Redemption {
-    messages::Redemption {
-        count: redemption.count,
-        time: redemption.time.map(time_in),
-        scanner: redemption.scanner.clone(),
-    }
+fn redemption_in(writer: &mut Writer, tag: u32, redemption: Option<&Redemption>) {
+    let Some(redemption) = redemption else { return };
+    writer.message(tag, |message| {
+        if let Some(count) = redemption.count {
+            message.present_signed(1, count);
+        }
+        message.time_optional(2, redemption.time);
+        message.bytes(3, &redemption.scanner);
+    });
 }
 
 fn redemption_out(redemption: messages::Redemption) -> Result<Redemption, StoredError> {
@@ -139,12 +139,12 @@ fn redemption_out(redemption: messages::Redemption) -> Result<Redemption, Stored
     })
 }
 
-fn auth_in(auth: &AuthVerdict) -> messages::Auth {
-    messages::Auth {
-        scheme: auth.scheme.number(),
-        key_id: auth.key_id.clone(),
-        detail: auth.detail.clone(),
-    }
+fn auth_in(writer: &mut Writer, tag: u32, auth: &AuthVerdict) {
+    writer.message(tag, |message| {
+        message.int(1, auth.scheme.number());
+        message.bytes(2, &auth.key_id);
+        message.bytes(3, &auth.detail);
+    });
 }
 
 fn auth_out(auth: Option<messages::Auth>) -> Result<AuthVerdict, StoredError> {
@@ -156,11 +156,14 @@ fn auth_out(auth: Option<messages::Auth>) -> Result<AuthVerdict, StoredError> {
     })
 }
 
-fn trace_in(trace: &TraceContext) -> Option<messages::Trace> {
-    (*trace != TraceContext::default()).then(|| messages::Trace {
-        traceparent: trace.traceparent.clone(),
-        tracestate: trace.tracestate.clone(),
-    })
+fn trace_in(writer: &mut Writer, tag: u32, trace: &TraceContext) {
+    if *trace == TraceContext::default() {
+        return;
+    }
+    writer.message(tag, |message| {
+        message.bytes(1, &trace.traceparent);
+        message.bytes(2, &trace.tracestate);
+    });
 }
 
 fn trace_out(trace: Option<messages::Trace>) -> TraceContext {
@@ -168,10 +171,6 @@ fn trace_out(trace: Option<messages::Trace>) -> TraceContext {
         traceparent: trace.traceparent,
         tracestate: trace.tracestate,
     })
-}
-
-fn key_in(key: &InstallationKey) -> String {
-    key.as_str().to_owned()
 }
 
 fn key_out(key: &str) -> Result<InstallationKey, StoredError> {
@@ -189,46 +188,45 @@ pub(crate) fn event_blob(
     effect: &Effect,
     time_suspect: bool,
 ) -> Vec<u8> {
-    seal(&messages::Event {
-        source: delivery.source.as_str().to_owned(),
-        vendor: delivery.vendor.clone(),
-        organization: delivery.organization.clone(),
-        delivery_id: delivery.id.as_bytes().to_vec(),
-        receive_time: Some(time_in(delivery.receive_time)),
-        auth: Some(auth_in(&delivery.auth)),
-        adapter_version: delivery.adapter_version.clone(),
-        trace: trace_in(&delivery.trace),
-        notes: notes.to_vec(),
-        time_suspect,
-        effect: Some(messages::Effect {
-            state_before: effect.state_before.number(),
-            state_after: effect.state_after.number(),
-            opened: effect.opened.iter().map(key_in).collect(),
-            closed: effect.closed.iter().map(key_in).collect(),
-            late: effect.late,
-            changed: effect.changed,
-        }),
-        identity_version: fact.identity_version,
-        identity_basis: fact.identity_basis.number(),
-        pass: fact.pass.as_str().to_owned(),
-        kind: fact.kind.number(),
-        vendor_kind: fact.vendor_kind.clone(),
-        assertion: fact.assertion.number(),
-        occur_time: Some(time_in(fact.occur_time)),
-        time_basis: fact.time_basis.number(),
-        installation: fact
-            .installation
-            .as_ref()
-            .map(|installation| messages::InstallationRef {
-                id: installation.id.as_str().to_owned(),
-                scope: installation.scope.number(),
-            }),
-        wallet: fact.wallet.as_ref().map(wallet_in),
-        refs: refs_in(&fact.refs),
-        redemption: fact.redemption.as_ref().map(redemption_in),
-        attributes: fact.attributes.clone(),
-        content_digest: fact.content_digest,
-    })
+    let mut writer = Writer::versioned(VERSION);
+    writer.bytes(1, delivery.source.as_str());
+    writer.bytes(2, &delivery.vendor);
+    writer.bytes(3, &delivery.organization);
+    writer.bytes(4, delivery.id.as_bytes());
+    writer.time(5, delivery.receive_time);
+    auth_in(&mut writer, 6, &delivery.auth);
+    writer.bytes(7, &delivery.adapter_version);
+    trace_in(&mut writer, 8, &delivery.trace);
+    writer.each(9, notes);
+    writer.unsigned(10, time_suspect);
+    writer.message(11, |message| {
+        message.int(1, effect.state_before.number());
+        message.int(2, effect.state_after.number());
+        message.each(3, effect.opened.iter().map(InstallationKey::as_str));
+        message.each(4, effect.closed.iter().map(InstallationKey::as_str));
+        message.unsigned(5, effect.late);
+        message.unsigned(6, effect.changed);
+    });
+    writer.unsigned(12, fact.identity_version);
+    writer.int(13, fact.identity_basis.number());
+    writer.bytes(14, fact.pass.as_str());
+    writer.int(15, fact.kind.number());
+    writer.bytes(16, &fact.vendor_kind);
+    writer.int(17, fact.assertion.number());
+    writer.time(18, fact.occur_time);
+    writer.int(19, fact.time_basis.number());
+    if let Some(installation) = &fact.installation {
+        writer.message(20, |message| {
+            message.bytes(1, installation.id.as_str());
+            message.int(2, installation.scope.number());
+        });
+    }
+    wallet_in(&mut writer, 21, fact.wallet.as_ref());
+    refs_in(&mut writer, 22, &fact.refs);
+    redemption_in(&mut writer, 23, fact.redemption.as_ref());
+    writer.map(24, &fact.attributes);
+    writer.fixed(25, fact.content_digest);
+    writer.finish()
 }
 
 /// Reads an event from its row; `personal` is `None`.
@@ -300,14 +298,14 @@ pub(crate) fn personal_blob(personal: &Personal) -> Vec<u8> {
     if personal.is_empty() {
         return Vec::new();
     }
-    seal(&messages::Personal {
-        display_name: personal.display_name.clone(),
-        email_address: personal.email_address.clone(),
-        ip_addresses: personal.ip_addresses.clone(),
-        user_agents: personal.user_agents.clone(),
-        position: personal.position.clone(),
-        attributes: personal.attributes.clone(),
-    })
+    let mut writer = Writer::versioned(VERSION);
+    writer.bytes(1, &personal.display_name);
+    writer.bytes(2, &personal.email_address);
+    writer.map(3, &personal.ip_addresses);
+    writer.map(4, &personal.user_agents);
+    writer.map(5, &personal.position);
+    writer.map(6, &personal.attributes);
+    writer.finish()
 }
 
 /// Reads personal data; `None` if there is none.
@@ -328,9 +326,9 @@ pub(crate) fn personal_from(blob: &[u8]) -> Result<Option<Personal>, StoredError
 
 /// What a delivery's row holds besides its columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DeliveryRest {
+pub(crate) struct DeliveryRest<P = VendorId> {
     /// The facts' passes and ids, in the order in which the delivery told them.
-    pub(crate) events: Vec<(VendorId, EventId)>,
+    pub(crate) events: Vec<(P, EventId)>,
     /// Facts that were known already.
     pub(crate) duplicate_facts: u32,
     /// Those that said something else.
@@ -343,53 +341,49 @@ pub(crate) struct DeliveryRest {
 
 /// Writes what a delivery's row does not have in columns. Of what was decoded it keeps the notes and a
 /// control delivery's kind; the reason of an undecodable one is in its quarantine row.
-pub(crate) fn delivery_blob(delivery: &Delivery, rest: &DeliveryRest) -> Vec<u8> {
+pub(crate) fn delivery_blob<P: Borrow<VendorId>>(
+    delivery: &Delivery,
+    rest: &DeliveryRest<P>,
+) -> Vec<u8> {
     let (notes, control_kind): (&[String], Option<&String>) = match &delivery.decoded {
         Decoded::Facts(facts) => (&facts.notes, None),
         Decoded::Control { vendor_kind } => (&[], Some(vendor_kind)),
         Decoded::Undecodable(_) => (&[], None),
     };
+    let mut writer = Writer::versioned(VERSION);
+    writer.bytes(1, &delivery.vendor);
+    writer.bytes(2, &delivery.organization);
+    writer.time(3, delivery.receive_time);
+    writer.int(4, delivery.method.number());
+    writer.bytes(5, &delivery.path);
+    for (name, value) in &delivery.headers {
+        writer.message(6, |message| {
+            message.bytes(1, name);
+            message.bytes(2, value);
+        });
+    }
+    auth_in(&mut writer, 7, &delivery.auth);
+    writer.bytes(8, &delivery.adapter_version);
+    trace_in(&mut writer, 9, &delivery.trace);
+    writer.each(10, notes);
+    if let Some(kind) = control_kind {
+        writer.present(11, kind);
+    }
     let mut last_pass = None;
-    seal(&messages::Delivery {
-        vendor: delivery.vendor.clone(),
-        organization: delivery.organization.clone(),
-        receive_time: Some(time_in(delivery.receive_time)),
-        method: delivery.method.number(),
-        path: delivery.path.clone(),
-        headers: delivery
-            .headers
-            .iter()
-            .map(|(name, value)| messages::Header {
-                name: name.clone(),
-                value: value.clone(),
-            })
-            .collect(),
-        auth: Some(auth_in(&delivery.auth)),
-        adapter_version: delivery.adapter_version.clone(),
-        trace: trace_in(&delivery.trace),
-        notes: notes.to_vec(),
-        control_kind: control_kind.cloned(),
-        facts: rest
-            .events
-            .iter()
-            .map(|(pass, id)| {
-                // A pass is written once for all facts in a row about it.
-                let repeated = last_pass.replace(pass) == Some(pass);
-                messages::FactOf {
-                    pass: if repeated {
-                        String::new()
-                    } else {
-                        pass.as_str().to_owned()
-                    },
-                    event_id: id.as_bytes().to_vec(),
-                }
-            })
-            .collect(),
-        duplicate_facts: rest.duplicate_facts,
-        differing_duplicates: rest.differing_duplicates,
-        refused_facts: rest.refused_facts,
-        body_bytes: rest.body_bytes,
-    })
+    for (pass, id) in &rest.events {
+        let pass: &VendorId = pass.borrow();
+        // A pass is written once for all facts in a row about it.
+        let repeated = last_pass.replace(pass) == Some(pass);
+        writer.message(12, |message| {
+            message.bytes(1, if repeated { "" } else { pass.as_str() });
+            message.bytes(2, id.as_bytes());
+        });
+    }
+    writer.unsigned(13, rest.duplicate_facts);
+    writer.unsigned(14, rest.differing_duplicates);
+    writer.unsigned(15, rest.refused_facts);
+    writer.unsigned(16, rest.body_bytes);
+    writer.finish()
 }
 
 /// Reads a delivery from its row: no body, no facts; `undecodable` if it stands in quarantine.

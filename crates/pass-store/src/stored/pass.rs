@@ -7,73 +7,84 @@ use pass_domain::kind::Kind;
 use prost::Message;
 
 use super::numbers::Numbered;
+use super::writer::Writer;
 use super::{
-    StoredError, id_bytes, key_in, key_out, messages, number, open, redemption_in, redemption_out,
-    refs_in, refs_out, seal, time_in, time_out, time_out_optional, wallet_in, wallet_out,
+    StoredError, VERSION, id_bytes, key_out, messages, number, open, redemption_in, redemption_out,
+    refs_in, refs_out, time_out, time_out_optional, wallet_in, wallet_out,
 };
 
 /// The state of a pass in bytes; equal states give equal bytes.
 pub(crate) fn state_bytes(state: &PassState) -> Vec<u8> {
     let fold = &state.fold;
-    messages::PassState {
-        last: fold.last.map(|last| messages::FactKey {
-            occur_time: Some(time_in(last.occur_time)),
-            basis_rank: u32::from(last.basis_rank),
-            kind_rank: u32::from(last.kind_rank),
-            id: last.id.as_bytes().to_vec(),
-        }),
-        kinds: fold
-            .kinds
-            .iter()
-            .map(|(kind, times)| messages::KindTimes {
-                kind: kind.number(),
-                first_time: Some(time_in(times.first_time)),
-                last_time: Some(time_in(times.last_time)),
-                count: times.count,
-            })
-            .collect(),
-        installations: fold
-            .installations
-            .iter()
-            .map(|installation| messages::Installation {
-                key: key_in(&installation.key),
-                scope: installation.scope.map(|scope| scope.number()),
-                wallet: installation.wallet.as_ref().map(wallet_in),
-                open: installation.open,
-                open_time: installation.open_time.map(time_in),
-                close_time: installation.close_time.map(time_in),
-                transition_time: Some(time_in(installation.transition_time)),
-                transition_basis: installation.transition_basis.number(),
-            })
-            .collect(),
-        had_installation: fold.had_installation,
-        validity: fold.validity.map(|(kind, time)| messages::Validity {
-            kind: kind.number(),
-            time: Some(time_in(time)),
-        }),
-        last_redemption: fold.last_redemption.as_ref().map(redemption_in),
-        refs: refs_in(&fold.refs),
-        installations_uncertain: fold.installations_uncertain,
-        order_ambiguous: fold.order_ambiguous,
-        snapshot: state.snapshot.as_ref().map(|snapshot| messages::Snapshot {
-            pass: snapshot.pass.as_str().to_owned(),
-            update_time: Some(time_in(snapshot.update_time)),
-            content_digest: snapshot.content_digest,
-            voided: snapshot.voided,
-            redeemed_count: snapshot.redeemed_count,
-            vendor_status: snapshot
-                .vendor_status
-                .as_ref()
-                .map(|status| messages::VendorStatus {
-                    number: status.number,
-                    name: status.name.clone(),
-                    attained: status.attained.clone(),
-                }),
-            create_time: snapshot.create_time.map(time_in),
-            refs: refs_in(&snapshot.refs),
-        }),
+    let mut writer = Writer::new();
+    if let Some(last) = &fold.last {
+        writer.message(1, |message| {
+            message.time(1, last.occur_time);
+            message.unsigned(2, last.basis_rank);
+            message.unsigned(3, last.kind_rank);
+            message.bytes(4, last.id.as_bytes());
+        });
     }
-    .encode_to_vec()
+    for (kind, times) in &fold.kinds {
+        writer.message(2, |message| {
+            message.int(1, kind.number());
+            message.time(2, times.first_time);
+            message.time(3, times.last_time);
+            message.unsigned(4, times.count);
+        });
+    }
+    for installation in &fold.installations {
+        writer.message(3, |message| {
+            message.bytes(1, installation.key.as_str());
+            if let Some(scope) = installation.scope {
+                message.present_int(2, scope.number());
+            }
+            wallet_in(message, 3, installation.wallet.as_ref());
+            message.unsigned(4, installation.open);
+            message.time_optional(5, installation.open_time);
+            message.time_optional(6, installation.close_time);
+            message.time(7, installation.transition_time);
+            message.int(8, installation.transition_basis.number());
+        });
+    }
+    writer.unsigned(4, fold.had_installation);
+    if let Some((kind, time)) = fold.validity {
+        writer.message(5, |message| {
+            message.int(1, kind.number());
+            message.time(2, time);
+        });
+    }
+    redemption_in(&mut writer, 6, fold.last_redemption.as_ref());
+    refs_in(&mut writer, 7, &fold.refs);
+    writer.unsigned(8, fold.installations_uncertain);
+    writer.unsigned(9, fold.order_ambiguous);
+    if let Some(snapshot) = &state.snapshot {
+        writer.message(10, |message| snapshot_in(message, snapshot));
+    }
+    writer.finish()
+}
+
+fn snapshot_in(message: &mut Writer, snapshot: &Snapshot) {
+    message.bytes(1, snapshot.pass.as_str());
+    message.time(2, snapshot.update_time);
+    message.fixed(3, snapshot.content_digest);
+    if let Some(voided) = snapshot.voided {
+        message.present_int(4, i32::from(voided));
+    }
+    if let Some(count) = snapshot.redeemed_count {
+        message.present_signed(5, count);
+    }
+    if let Some(status) = &snapshot.vendor_status {
+        message.message(6, |message| {
+            if let Some(number) = status.number {
+                message.present_signed(1, number);
+            }
+            message.bytes(2, &status.name);
+            message.each(3, &status.attained);
+        });
+    }
+    message.time_optional(7, snapshot.create_time);
+    refs_in(message, 8, &snapshot.refs);
 }
 
 fn state_from(bytes: &[u8]) -> Result<PassState, StoredError> {
@@ -154,17 +165,16 @@ fn state_from(bytes: &[u8]) -> Result<PassState, StoredError> {
 }
 
 /// Writes a pass: its state and its last transition facts with their content digests.
-pub(crate) fn pass_blob(state: Vec<u8>, recent: &[(EventId, u64)]) -> Vec<u8> {
-    seal(&messages::Pass {
-        state,
-        recent: recent
-            .iter()
-            .map(|(id, digest)| messages::RecentFact {
-                id: id.as_bytes().to_vec(),
-                content_digest: *digest,
-            })
-            .collect(),
-    })
+pub(crate) fn pass_blob(state: &[u8], recent: &[(EventId, u64)]) -> Vec<u8> {
+    let mut writer = Writer::versioned(VERSION);
+    writer.bytes(1, state);
+    for (id, digest) in recent {
+        writer.message(2, |message| {
+            message.bytes(1, id.as_bytes());
+            message.fixed(2, *digest);
+        });
+    }
+    writer.finish()
 }
 
 /// Reads a pass.

@@ -1,5 +1,6 @@
 //! Stored forms: round trips, and blobs of released versions in `tests/golden/`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use pass_domain::delivery::{Decoded, Delivery};
@@ -88,7 +89,7 @@ fn blobs() -> [(&'static str, Vec<u8>); 4] {
         ),
         ("personal", personal_blob(&facts.personal)),
         ("delivery", delivery_blob(&delivery, &rest())),
-        ("pass", pass_blob(state_bytes(&state()), &recent())),
+        ("pass", pass_blob(&state_bytes(&state()), &recent())),
     ]
 }
 
@@ -181,6 +182,114 @@ fn unknown_versions_and_cut_blobs_are_errors() {
     assert_eq!(personal_from(&[]), Ok(None));
 }
 
+/// Texts of which some need a length of more than one byte.
+fn texts() -> impl Strategy<Value = String> {
+    prop_oneof![Just(String::new()), "[a-zé]{1,12}", "[a-z]{100,300}"]
+}
+
+fn maps() -> impl Strategy<Value = BTreeMap<String, String>> {
+    proptest::collection::btree_map(texts(), texts(), 0..3)
+}
+
+fn ids() -> impl Strategy<Value = VendorId> {
+    "[a-zA-Z0-9]{1,200}".prop_map(|id| VendorId::new(&id).unwrap())
+}
+
+fn times() -> impl Strategy<Value = Timestamp> {
+    (-60_000_000_000_i64..200_000_000_000, 0..1_000_000_000)
+        .prop_map(|(seconds, nanos)| pass_domain::time::from_parts(seconds, nanos).unwrap())
+}
+
+fn refs() -> impl Strategy<Value = Refs> {
+    [texts(), texts(), texts(), texts(), texts()].prop_map(
+        |[campaign, distribution, class, serial_number, external_id]| Refs {
+            campaign,
+            distribution,
+            class,
+            serial_number,
+            external_id,
+        },
+    )
+}
+
+prop_compose! {
+    fn facts()(
+        fact in Just(decoded(&told()).facts[0].clone()),
+        pass in ids(),
+        vendor_kind in texts(),
+        occur_time in times(),
+        installation in proptest::option::of(ids()),
+        wallet in proptest::option::of([texts(), texts(), texts()]),
+        refs in refs(),
+        redemption in proptest::option::of((any::<Option<i64>>(), proptest::option::of(times()), texts())),
+        attributes in maps(),
+        (content_digest, identity_version) in (prop_oneof![Just(0), any::<u64>()], any::<u32>()),
+    ) -> Fact {
+        Fact {
+            pass,
+            vendor_kind,
+            occur_time,
+            installation: installation.map(|id| InstallationRef {
+                id,
+                scope: pass_domain::fact::InstallationScope::Account,
+            }),
+            wallet: wallet.map(|[native, device_os, device_app]| Wallet {
+                kind: pass_domain::fact::WalletKind::Google,
+                native,
+                device_os,
+                device_app,
+            }),
+            refs,
+            redemption: redemption.map(|(count, time, scanner)| Redemption { count, time, scanner }),
+            attributes,
+            content_digest,
+            identity_version,
+            ..fact
+        }
+    }
+}
+
+prop_compose! {
+    fn deliveries()(
+        [vendor, organization, path, header, value, key_id] in
+            [texts(), texts(), texts(), texts(), texts(), texts()],
+        [detail, adapter_version, traceparent, note, display_name, control] in
+            [texts(), texts(), texts(), texts(), texts(), texts()],
+        receive_time in times(),
+        facts in proptest::collection::vec(facts(), 0..3),
+        [ip_addresses, position] in [maps(), maps()],
+        controls in any::<bool>(),
+    ) -> Delivery {
+        let mut delivery = Delivery {
+            vendor,
+            organization,
+            receive_time,
+            path,
+            headers: vec![(header, value)],
+            adapter_version,
+            trace: TraceContext { traceparent, tracestate: String::new() },
+            decoded: Decoded::Control { vendor_kind: control },
+            ..told()
+        };
+        delivery.auth.key_id = key_id;
+        delivery.auth.detail = detail;
+        if !controls {
+            delivery.decoded = Decoded::Facts(Box::new(DecodedFacts {
+                facts,
+                snapshot: None,
+                personal: Personal { display_name, ip_addresses, position, ..Personal::default() },
+                notes: vec![note],
+            }));
+        }
+        delivery
+    }
+}
+
+/// True if the derived message reads the blob and writes the same bytes.
+fn is_as_derived<M: Message + Default>(blob: &[u8]) -> bool {
+    open::<M>(blob).is_ok_and(|message| message.encode_to_vec() == blob[1..])
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -188,8 +297,51 @@ proptest! {
     fn states_come_back_whole_and_equal_states_are_equal_bytes(story in make::stories()) {
         for state in story.passes("acme").into_values() {
             let bytes = state_bytes(&state);
-            prop_assert_eq!(pass_from(&pass_blob(bytes.clone(), &[])).unwrap(), (state.clone(), vec![]));
+            prop_assert_eq!(&messages::PassState::decode(&*bytes).unwrap().encode_to_vec(), &bytes);
+            prop_assert!(is_as_derived::<messages::Pass>(&pass_blob(&bytes, &recent())));
+            prop_assert_eq!(pass_from(&pass_blob(&bytes, &[])).unwrap(), (state.clone(), vec![]));
             prop_assert_eq!(bytes, state_bytes(&state.clone()));
+        }
+    }
+
+    // What is written by hand is what the derived messages write, and says what was to be said.
+    #[test]
+    fn blobs_are_those_of_the_derived_messages(
+        delivery in deliveries(),
+        counts in any::<[u32; 3]>(),
+        body_bytes in any::<u64>(),
+        flag in any::<bool>(),
+    ) {
+        let mut rest = DeliveryRest {
+            events: Vec::new(),
+            duplicate_facts: counts[0],
+            differing_duplicates: counts[1],
+            refused_facts: counts[2],
+            body_bytes,
+        };
+        if let Decoded::Facts(facts) = &delivery.decoded {
+            for fact in &facts.facts {
+                let blob = event_blob(fact, &delivery, &facts.notes, &effect(), flag);
+                prop_assert!(is_as_derived::<messages::Event>(&blob));
+                let event = event_from(Position(1), fact.id, at(0), &blob).unwrap();
+                prop_assert_eq!(&event.fact, fact);
+                prop_assert_eq!(&event.auth, &delivery.auth);
+                prop_assert_eq!(event.receive_time, delivery.receive_time);
+                prop_assert_eq!(event.time_suspect, flag);
+                // The second fact of a pass in a row is written without it.
+                rest.events.extend([(fact.pass.clone(), fact.id), (fact.pass.clone(), fact.id)]);
+            }
+            let blob = personal_blob(&facts.personal);
+            prop_assert!(blob.is_empty() || is_as_derived::<messages::Personal>(&blob));
+            prop_assert_eq!(personal_from(&blob).unwrap().unwrap_or_default(), facts.personal.clone());
+        }
+        let blob = delivery_blob(&delivery, &rest);
+        prop_assert!(is_as_derived::<messages::Delivery>(&blob));
+        let (read, read_rest) = delivery_from(delivery.id, delivery.source.clone(), None, &blob).unwrap();
+        prop_assert_eq!(read_rest, rest);
+        prop_assert_eq!(&read.headers, &delivery.headers);
+        if let Decoded::Control { .. } = delivery.decoded {
+            prop_assert_eq!(&read.decoded, &delivery.decoded);
         }
     }
 
