@@ -25,7 +25,7 @@ pub(crate) async fn run(plan: &Plan) -> Result<()> {
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
     let mut events = 0;
     for _ in 0..plan.rounds {
-        let data = tempfile::tempdir_in(std::env::current_dir()?)?;
+        let data = crate::disk::directory()?;
         let path = data.path().join("passline.db");
         let taken;
         (taken, events) = append_all(&path, &deliveries).await?;

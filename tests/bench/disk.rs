@@ -27,7 +27,7 @@ pub(crate) fn fdatasync_probe() -> Result<String> {
 
 /// The same as numbers of milliseconds.
 pub(crate) fn fdatasync_quantiles() -> Result<(f64, f64)> {
-    let mut file = tempfile::tempfile_in(std::env::current_dir()?)?;
+    let mut file = tempfile::tempfile_in(root()?)?;
     file.write_all(&vec![0_u8; 300 * 4096])?;
     file.sync_all()?;
     let mut micros = Vec::with_capacity(300);
@@ -41,4 +41,16 @@ pub(crate) fn fdatasync_quantiles() -> Result<(f64, f64)> {
         quantile_ms(&mut micros, 0.5),
         quantile_ms(&mut micros, 0.99),
     ))
+}
+
+/// Where everything is written: on the disk of the build, which is ignored by git.
+fn root() -> Result<std::path::PathBuf> {
+    let root = std::env::current_exe()?.with_file_name("bench-data");
+    std::fs::create_dir_all(&root)?;
+    Ok(root)
+}
+
+/// A directory that is removed in the end.
+pub(crate) fn directory() -> Result<tempfile::TempDir> {
+    Ok(tempfile::tempdir_in(root()?)?)
 }

@@ -70,7 +70,7 @@ async fn turn(
     requests: &Rc<Vec<Vec<u8>>>,
     candidate: &mut Candidate,
 ) -> Result<()> {
-    let data = tempfile::tempdir_in(std::env::current_dir()?)?;
+    let data = crate::disk::directory()?;
     let (server, address) = match name {
         "full" => Binaries::reference("full", data.path())?,
         "full + append" => Binaries::reference("append", data.path())?,

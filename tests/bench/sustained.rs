@@ -34,7 +34,7 @@ pub(crate) async fn run(plan: &Plan, binaries: &Binaries) -> Result<()> {
     let (mut ours, mut reference) = (Vec::new(), Vec::new());
     let mut kept = None;
     for round in 0..plan.rounds {
-        let data = tempfile::tempdir_in(std::env::current_dir()?)?;
+        let data = crate::disk::directory()?;
         let (server, address) = Binaries::reference("sqlite", data.path())?;
         let run = closed_loop(
             address,
@@ -51,7 +51,7 @@ pub(crate) async fn run(plan: &Plan, binaries: &Binaries) -> Result<()> {
         reference.push(run.rate());
         drop(server);
 
-        let data = tempfile::tempdir_in(std::env::current_dir()?)?;
+        let data = crate::disk::directory()?;
         let (state, grpc) = binaries.pass_state(data.path())?;
         let (gateway, address) = binaries.gateway(data.path(), grpc)?;
         let start = Instant::now();

@@ -6,7 +6,8 @@
 //! 2. [`Planner::passes_wanted`] and [`Planner::facts_wanted`] say what to load.
 //! 3. [`Planner::resolve`] tells new facts from known ones; [`Planner::histories_wanted`] names the passes
 //!    whose recorded facts are needed, since a late fact makes them fold anew.
-//! 4. [`Planner::apply`] folds and makes rows; [`Planner::finish`] gives the new head and the rows.
+//! 4. [`Planner::apply`] folds and makes rows, which [`Planner::rows_take`] gives at any time;
+//!    [`Planner::finish`] gives the new head and the passes.
 //!
 //! Invariants, checked in [`Planner::finish`]: positions are consecutive; the books balance. Facts of one
 //! delivery get positions in fact order. A pass is folded anew at most once per late fact, in memory.
@@ -127,6 +128,7 @@ pub(crate) struct Planner<'a> {
     slots: Vec<Slot<'a>>,
     slot_of: HashMap<(&'a str, &'a str), usize>,
     rows: Rows<'a>,
+    events_taken: u64,
 }
 
 impl<'a> Planner<'a> {
@@ -141,6 +143,7 @@ impl<'a> Planner<'a> {
             slots: Vec::new(),
             slot_of: HashMap::new(),
             rows: Rows::default(),
+            events_taken: 0,
         }
     }
 
@@ -587,23 +590,27 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The new head and all rows.
-    pub(crate) fn finish(mut self) -> Result<(HeadRow, Rows<'a>), PlanError> {
+    /// The rows of the deliveries applied since the last call.
+    pub(crate) fn rows_take(&mut self) -> Rows<'a> {
+        self.events_taken += self.rows.events.len() as u64;
+        std::mem::take(&mut self.rows)
+    }
+
+    /// The new head and the passes that changed, each made when it is asked for.
+    pub(crate) fn finish(self) -> Result<(HeadRow, impl Iterator<Item = PassRow>), PlanError> {
         if !self.head.books.balance() {
             return Err(PlanError::Books(self.head.books));
         }
         assert_eq!(
             self.head.position - self.first_position,
-            self.rows.events.len() as u64,
-            "positions are handed out one per event"
+            self.events_taken,
+            "positions are handed out one per event, and every row is taken"
         );
-        for slot in self.slots {
-            let Some(delivery) = slot.changed_by else {
-                continue;
-            };
+        let passes = self.slots.into_iter().filter_map(|slot| {
+            let delivery = slot.changed_by?;
             let refs = slot.state.refs();
             let state = stored::state_bytes(&slot.state);
-            self.rows.passes.push(PassRow {
+            Some(PassRow {
                 number: slot.number,
                 source: slot.source.as_str().to_owned(),
                 vendor_pass_id: slot.pass.as_str().to_owned(),
@@ -615,9 +622,9 @@ impl<'a> Planner<'a> {
                 last_digest: slot.last_digest,
                 digest: content_digest(&[Part::Bytes(&state)]),
                 body: stored::pass_blob(&state, &slot.recent),
-            });
-        }
-        Ok((self.head, self.rows))
+            })
+        });
+        Ok((self.head, passes))
     }
 }
 

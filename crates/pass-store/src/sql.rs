@@ -9,6 +9,7 @@ mod append;
 mod deliveries;
 mod entity;
 mod events;
+mod outbox;
 mod passes;
 mod quarantine;
 mod rows;

@@ -376,6 +376,8 @@ impl PassState {
                 tonic_reflection::server::Builder::configure()
                     .register_encoded_file_descriptor_set(pass_proto::DESCRIPTORS)
                     .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                    // So that grpcurl shows an error's details in words.
+                    .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             };
             let compiled_in = "the descriptor sets are compiled in";
             routes

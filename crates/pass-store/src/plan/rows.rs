@@ -70,10 +70,9 @@ pub(crate) struct DeliveryRow<'a> {
     pub(crate) quarantine: Option<(UndecodableReason, String)>,
 }
 
-/// Everything to write besides the head and the spools.
+/// What applying deliveries makes; passes come at the end.
 #[derive(Debug, Default)]
 pub(crate) struct Rows<'a> {
     pub(crate) deliveries: Vec<DeliveryRow<'a>>,
     pub(crate) events: Vec<EventRow>,
-    pub(crate) passes: Vec<PassRow>,
 }

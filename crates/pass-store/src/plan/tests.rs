@@ -74,7 +74,8 @@ impl Tables {
             .iter()
             .map(|resolved| planner.apply(resolved))
             .collect();
-        let (head, rows) = planner.finish().expect("balanced");
+        let rows = planner.rows_take();
+        let (head, passes) = planner.finish().expect("balanced");
         self.head = head;
         self.deliveries
             .extend(rows.deliveries.iter().map(|row| row.delivery_id));
@@ -91,8 +92,7 @@ impl Tables {
                 event.body,
             ));
         }
-        self.passes
-            .extend(rows.passes.into_iter().map(|row| (row.number, row)));
+        self.passes.extend(passes.map(|row| (row.number, row)));
         outcomes
     }
 

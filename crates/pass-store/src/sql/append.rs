@@ -7,16 +7,19 @@ use pass_domain::delivery::{Delivery, Outcome};
 use pass_domain::event::Position;
 use pass_domain::ids::{DeliveryId, EventId};
 use pass_domain::time::to_micros;
+use sea_orm::sea_query::Value;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, QueryResult, Statement};
 
-use super::SqlStore;
 use super::rows::{
-    Failure, bits, bytes, bytes_or_null, get, get_bits, get_id, get_number, number, signed, text,
-    time,
+    Failure, bits, bytes, get, get_bits, get_id, get_number, number, signed, text, time,
 };
-use crate::contract::{AppendPart, Appended, Books, Head, PartOutcome, QuarantineState, SpoolId};
-use crate::plan::{DeliveryRow, HeadRow, PassLoaded, Planner, Resolved, Rows, SpoolPlace, select};
+use super::{SqlStore, outbox};
+use crate::contract::{AppendPart, Appended, Books, Head, PartOutcome, SpoolId};
+use crate::plan::{HeadRow, PassLoaded, Planner, Resolved, SpoolPlace, select};
 use crate::stored::{self, Numbered};
+
+/// How many deliveries are planned before the database is asked again whether it is done.
+const PLANNED_AT_ONCE: usize = 16;
 
 /// Reads the head from `statements::HEAD_COLUMNS`.
 pub(super) fn head_row_from(row: &QueryResult) -> Result<HeadRow, Failure> {
@@ -53,6 +56,30 @@ pub(super) fn head_of(row: &HeadRow) -> Result<Head, Failure> {
     })
 }
 
+/// A head row as `statements::head_write` takes it.
+fn head_values(head: &HeadRow) -> [Value; 17] {
+    let books = &head.books;
+    [
+        bits(head.epoch),
+        number(head.position),
+        bits(head.digest),
+        signed(head.record_micros),
+        number(head.last_pass_number),
+        number(head.last_delivery_number),
+        number(books.deliveries),
+        number(books.applied),
+        number(books.duplicate),
+        number(books.control),
+        number(books.quarantined),
+        number(books.facts),
+        number(books.events),
+        number(books.duplicate_facts),
+        number(books.quarantined_facts),
+        number(books.differing_duplicates),
+        number(books.quarantine_open),
+    ]
+}
+
 impl SqlStore {
     /// Locks the head: the first thing in every writing transaction, so that commit order is position order.
     pub(super) async fn head_lock(
@@ -75,28 +102,11 @@ impl SqlStore {
         transaction: &DatabaseTransaction,
         head: &HeadRow,
     ) -> Result<(), Failure> {
-        let books = &head.books;
-        let values = [
-            bits(head.epoch),
-            number(head.position),
-            bits(head.digest),
-            signed(head.record_micros),
-            number(head.last_pass_number),
-            number(head.last_delivery_number),
-            number(books.deliveries),
-            number(books.applied),
-            number(books.duplicate),
-            number(books.control),
-            number(books.quarantined),
-            number(books.facts),
-            number(books.events),
-            number(books.duplicate_facts),
-            number(books.quarantined_facts),
-            number(books.differing_duplicates),
-            number(books.quarantine_open),
-        ];
-        let statement =
-            Statement::from_sql_and_values(self.backend(), &self.statements.head_write, values);
+        let statement = Statement::from_sql_and_values(
+            self.backend(),
+            &self.statements.head_write,
+            head_values(head),
+        );
         transaction.execute_raw(statement).await?;
         Ok(())
     }
@@ -140,32 +150,47 @@ impl SqlStore {
             .collect();
         self.load_histories(&transaction, &mut planner, &resolved)
             .await?;
-        for (fresh, resolved) in selected.fresh.iter().zip(&resolved) {
-            let outcome = planner.apply(resolved);
-            if let PartOutcome::Committed { outcomes, .. } = &mut selected.parts[fresh.part] {
-                outcomes[fresh.at].1 = outcome;
+        let (mut outbox, runner) =
+            outbox::channel(&self.statements, self.backend(), planner.record_micros());
+        let plan = async {
+            let resolved = selected.fresh.iter().zip(&resolved);
+            for (at, (fresh, resolved)) in resolved.enumerate() {
+                let outcome = planner.apply(resolved);
+                if let PartOutcome::Committed { outcomes, .. } = &mut selected.parts[fresh.part] {
+                    outcomes[fresh.at].1 = outcome;
+                }
+                let rows = planner.rows_take();
+                rows.deliveries
+                    .into_iter()
+                    .for_each(|row| outbox.delivery(row));
+                rows.events.into_iter().for_each(|row| outbox.event(row));
+                if at % PLANNED_AT_ONCE == PLANNED_AT_ONCE - 1 {
+                    tokio::task::yield_now().await;
+                }
             }
-        }
-        let (head, rows) = planner.finish()?;
-        let written_bytes = written_bytes(&rows);
-        self.write(&transaction, rows, head.record_micros).await?;
-        for (part, outcome) in parts.iter().zip(&selected.parts) {
-            if let PartOutcome::Committed { .. } = outcome
-                && let Some(place) = places.remove(&part.spool)
-            {
-                let values = [
-                    number(place.committed_sequence),
-                    bytes(part.spool.0.as_slice()),
-                ];
-                let statement = Statement::from_sql_and_values(
-                    self.backend(),
-                    &self.statements.spool_progress,
-                    values,
-                );
-                transaction.execute_raw(statement).await?;
+            let (head, passes) = planner.finish()?;
+            for (at, pass) in passes.enumerate() {
+                outbox.pass(pass);
+                if at % PLANNED_AT_ONCE == PLANNED_AT_ONCE - 1 {
+                    tokio::task::yield_now().await;
+                }
             }
-        }
-        self.head_write(&transaction, &head).await?;
+            for (part, outcome) in parts.iter().zip(&selected.parts) {
+                if let PartOutcome::Committed { .. } = outcome
+                    && let Some(place) = places.remove(&part.spool)
+                {
+                    let values = [
+                        number(place.committed_sequence),
+                        bytes(part.spool.0.as_slice()),
+                    ];
+                    outbox.statement(&self.statements.spool_progress, values);
+                }
+            }
+            outbox.statement(&self.statements.head_write, head_values(&head));
+            Ok::<_, Failure>((head, outbox.finish()))
+        };
+        let run = async { Ok(runner.run(&transaction).await?) };
+        let ((head, written_bytes), ()) = tokio::try_join!(plan, run)?;
         self.commit(transaction, written_bytes).await?;
         Ok(Appended {
             parts: selected.parts,
@@ -276,129 +301,9 @@ impl SqlStore {
         }
         Ok(())
     }
-
-    async fn write(
-        &self,
-        transaction: &DatabaseTransaction,
-        rows: Rows<'_>,
-        record_micros: i64,
-    ) -> Result<(), Failure> {
-        let mut quarantine = Vec::new();
-        let mut personal = Vec::with_capacity(rows.deliveries.len());
-        let mut deliveries = Vec::with_capacity(rows.deliveries.len());
-        for row in rows.deliveries {
-            let DeliveryRow {
-                number,
-                delivery_id,
-                source,
-                outcome,
-                body,
-                personal: holder,
-                raw_body,
-                quarantine: why,
-            } = row;
-            personal.push((number, holder, raw_body));
-            deliveries.push((number, delivery_id, source, outcome, body));
-            quarantine.extend(why.map(|(reason, detail)| (number, reason, detail)));
-        }
-        let statements = &self.statements;
-        statements
-            .delivery_insert
-            .execute(
-                transaction,
-                deliveries,
-                |(at, id, source, outcome, body), values| {
-                    values.extend([
-                        number(at),
-                        bytes(id.as_bytes().as_slice()),
-                        text(source.as_str()),
-                        signed(record_micros),
-                        outcome_value(outcome),
-                        bytes(body),
-                    ]);
-                },
-            )
-            .await?;
-        statements
-            .personal_insert
-            .execute(transaction, personal, |(at, holder, raw_body), values| {
-                values.extend([number(at), bytes(holder), bytes(raw_body)]);
-            })
-            .await?;
-        statements
-            .quarantine_insert
-            .execute(transaction, quarantine, |(at, reason, detail), values| {
-                values.extend([
-                    number(at),
-                    signed(i64::from(QuarantineState::Open.number())),
-                    signed(i64::from(reason.number())),
-                    bytes(detail.into_bytes()),
-                    signed(record_micros),
-                    bytes(Vec::new()),
-                ]);
-            })
-            .await?;
-        self.write_events_and_passes(transaction, rows.events, rows.passes, record_micros)
-            .await
-    }
-
-    /// Writes the rows that a replay writes too.
-    pub(super) async fn write_events_and_passes(
-        &self,
-        transaction: &DatabaseTransaction,
-        events: Vec<crate::plan::EventRow>,
-        passes: Vec<crate::plan::PassRow>,
-        record_micros: i64,
-    ) -> Result<(), Failure> {
-        self.statements
-            .event_insert
-            .execute(transaction, events, |event, values| {
-                values.extend([
-                    number(event.position),
-                    bytes(event.event_id.as_bytes().as_slice()),
-                    number(event.pass_number),
-                    number(event.delivery_number),
-                    signed(record_micros),
-                    bits(event.content_digest),
-                    bytes(event.body),
-                ]);
-            })
-            .await?;
-        self.statements
-            .pass_upsert
-            .execute(transaction, passes, |pass, values| {
-                values.extend([
-                    number(pass.number),
-                    text(pass.source),
-                    text(pass.vendor_pass_id),
-                    text(pass.vendor),
-                    text(pass.organization),
-                    bytes_or_null(pass.serial_number),
-                    bytes_or_null(pass.external_id),
-                    number(pass.last_position),
-                    bits(pass.last_digest),
-                    bits(pass.digest),
-                    bytes(pass.body),
-                ]);
-            })
-            .await?;
-        Ok(())
-    }
 }
 
 /// An outcome's column.
 pub(super) fn outcome_value(outcome: Outcome) -> sea_orm::Value {
     signed(i64::from(outcome.number()))
-}
-
-/// About how many bytes a transaction writes, for the pace of checkpoints.
-fn written_bytes(rows: &Rows<'_>) -> u64 {
-    let deliveries: usize = rows
-        .deliveries
-        .iter()
-        .map(|row| row.body.len() + row.personal.len() + row.raw_body.len())
-        .sum();
-    let events: usize = rows.events.iter().map(|row| row.body.len()).sum();
-    let passes: usize = rows.passes.iter().map(|row| row.body.len()).sum();
-    (deliveries + events + passes) as u64
 }

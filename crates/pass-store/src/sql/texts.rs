@@ -65,33 +65,31 @@ impl Insert {
         }
     }
 
-    /// Inserts rows; `bind` pushes one row's values, as many as there are columns.
-    pub(crate) async fn execute<R>(
-        &self,
-        connection: &impl ConnectionTrait,
-        rows: Vec<R>,
-        bind: impl Fn(R, &mut Vec<Value>),
-    ) -> Result<(), DbErr> {
-        let mut left = rows.len();
-        let mut rows = rows.into_iter();
+    /// How many values fill a statement of the largest size.
+    pub(crate) fn full(&self) -> usize {
+        SIZES[0] * self.columns
+    }
+
+    /// The statement for as many rows as the largest size has.
+    pub(crate) fn statement(&self, values: Vec<Value>) -> Statement {
+        debug_assert_eq!(values.len(), self.full(), "every column of every row");
+        Statement::from_sql_and_values(self.backend, &self.texts[0], values)
+    }
+
+    /// The statements for any number of rows.
+    pub(crate) fn statements(&self, values: Vec<Value>) -> Vec<Statement> {
+        debug_assert_eq!(values.len() % self.columns, 0, "every column of every row");
+        let mut left = values.len() / self.columns;
+        let mut values = values.into_iter();
+        let mut statements = Vec::new();
         for (size, text) in SIZES.iter().zip(&self.texts) {
             while left >= *size {
-                let mut values = Vec::with_capacity(size * self.columns);
-                for row in rows.by_ref().take(*size) {
-                    bind(row, &mut values);
-                }
-                debug_assert_eq!(
-                    values.len(),
-                    size * self.columns,
-                    "bind pushes every column"
-                );
-                connection
-                    .execute_raw(Statement::from_sql_and_values(self.backend, text, values))
-                    .await?;
+                let values = values.by_ref().take(size * self.columns);
+                statements.push(Statement::from_sql_and_values(self.backend, text, values));
                 left -= size;
             }
         }
-        Ok(())
+        statements
     }
 }
 

@@ -1,6 +1,7 @@
 //! Cases about spools and the epoch.
 
 use std::sync::Arc;
+use std::task::Poll;
 
 use pass_domain::delivery::Outcome;
 use pass_domain::event::Position;
@@ -220,7 +221,7 @@ pub async fn an_epoch_can_be_rotated(store: Arc<dyn PassStore>) {
 pub async fn a_dropped_append_happened_whole_or_not_at_all(store: Arc<dyn PassStore>) {
     const BATCH: u64 = 20;
     const BATCHES: u64 = 25;
-    let (mut done, mut dropped, mut patience_micros) = (0, 0, 100);
+    let (mut done, mut dropped, mut polls_max) = (0, 0, 0);
     while done < BATCHES {
         let opened = store.spool_open(&hello(1)).await.expect("opened");
         assert_eq!(
@@ -237,20 +238,22 @@ pub async fn a_dropped_append_happened_whole_or_not_at_all(store: Arc<dyn PassSt
                 .map(|sequence| (sequence, Arc::new(updated(sequence))))
                 .collect(),
         };
-        let patience = std::time::Duration::from_micros(patience_micros);
-        match tokio::time::timeout(patience, store.append(&[part], at(0))).await {
-            Ok(appended) => assert_eq!(
-                outcomes(&appended.expect("appended"), 0),
-                [Outcome::Applied; BATCH as usize]
-            ),
-            Err(_) => dropped += 1,
+        // Each try gets a little further, so appends are dropped at every stage until one fits.
+        match polled(polls_max, store.append(&[part], at(0))).await {
+            Some(appended) => {
+                assert_eq!(
+                    outcomes(&appended.expect("appended"), 0),
+                    [Outcome::Applied; BATCH as usize]
+                );
+                if done == BATCHES / 2 {
+                    polls_max = 0;
+                }
+            }
+            None => {
+                dropped += 1;
+                polls_max += 1;
+            }
         }
-        // Each try waits a little longer, so appends are dropped at every stage until they fit.
-        patience_micros = if done == BATCHES / 2 {
-            100
-        } else {
-            patience_micros + 150
-        };
     }
     assert!(dropped > 0, "no append was dropped");
     let log = whole_log(&*store).await;
@@ -259,4 +262,18 @@ pub async fn a_dropped_append_happened_whole_or_not_at_all(store: Arc<dyn PassSt
         (log.len() as u64, books.duplicate_facts),
         (books.deliveries, 0)
     );
+}
+
+/// Polls a future so many times; `None` if it is not done by then and was dropped.
+async fn polled<F: Future>(polls_max: u32, future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    let mut polls_left = polls_max;
+    std::future::poll_fn(|context| {
+        if polls_left == 0 {
+            return Poll::Ready(None);
+        }
+        polls_left -= 1;
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
 }

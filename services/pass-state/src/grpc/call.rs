@@ -103,7 +103,12 @@ impl Bad {
 
     /// Notes a bad field that has a reason of its own.
     pub(crate) fn special(&mut self, field: &str, fault: Fault) {
-        self.field(field, fault.message());
+        // Alone, the fault's text names the field itself.
+        let text = fault.message();
+        let bare = text
+            .strip_prefix(field)
+            .and_then(|rest| rest.strip_prefix(": "));
+        self.field(field, bare.unwrap_or(text));
         self.special = Some(fault.in_field(field));
     }
 

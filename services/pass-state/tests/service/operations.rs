@@ -117,17 +117,23 @@ macro_rules! services_by_reflection {
             ask(MessageRequest::FileContainingSymbol(
                 "passline.v1.SubscriptionService".into(),
             )),
+            // What grpcurl needs to show an error's details.
+            ask(MessageRequest::FileContainingSymbol(
+                "google.rpc.ErrorInfo".into(),
+            )),
         ]);
         match client.server_reflection_info(requests).await {
             Err(status) => Err(status.code()),
             Ok(answers) => {
                 let mut answers = answers.into_inner();
                 let first = answers.message().await.unwrap().unwrap();
-                let second = answers.message().await.unwrap().unwrap();
-                assert!(matches!(
-                    second.message_response,
-                    Some(MessageResponse::FileDescriptorResponse(_))
-                ));
+                for _ in 0..2 {
+                    let file = answers.message().await.unwrap().unwrap();
+                    assert!(matches!(
+                        file.message_response,
+                        Some(MessageResponse::FileDescriptorResponse(_))
+                    ));
+                }
                 let Some(MessageResponse::ListServicesResponse(list)) = first.message_response
                 else {
                     panic!("{first:?}");

@@ -540,6 +540,7 @@ async fn every_bad_field_of_a_request_is_named_at_once() {
     };
     let status = refused(bad).await;
     assert_eq!(reason(&status), Reason::FieldInvalid);
+    assert_eq!(status.message().matches("filter").count(), 1, "{status:?}");
     assert_eq!(
         bad_fields(&status),
         [
