@@ -9,6 +9,8 @@ use anyhow::{Context, Result, ensure};
 use pass_domain::delivery::Delivery;
 use pass_store::{AppendPart, PartOutcome, PassStore, SpoolHello, SpoolId};
 use rusqlite::types::Value;
+// For the allocator alone: that of the services.
+use service_kit as _;
 
 use crate::Plan;
 use crate::corpus::Corpus;
@@ -88,6 +90,7 @@ fn insert_all(from: &Path, to: &Path) -> Result<Duration> {
     target.pragma_update(None, "journal_mode", "wal")?;
     target.pragma_update(None, "synchronous", "full")?;
     target.pragma_update(None, "wal_autocheckpoint", 16_000)?;
+    target.pragma_update(None, "cache_size", -65_536)?;
     let mut schema = source.prepare(
         "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'",
     )?;

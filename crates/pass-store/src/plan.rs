@@ -6,8 +6,8 @@
 //! 2. [`Planner::passes_wanted`] and [`Planner::facts_wanted`] say what to load.
 //! 3. [`Planner::resolve`] tells new facts from known ones; [`Planner::histories_wanted`] names the passes
 //!    whose recorded facts are needed, since a late fact makes them fold anew.
-//! 4. [`Planner::apply`] folds and makes rows, which [`Planner::rows_take`] gives at any time;
-//!    [`Planner::finish`] gives the new head and the passes.
+//! 4. [`Planner::apply`] folds and makes rows, which [`Planner::rows_take`] gives at any time, then
+//!    [`Planner::passes_take`] the passes; [`Planner::finish`] gives the new head.
 //!
 //! Invariants, checked in [`Planner::finish`]: positions are consecutive; the books balance. Facts of one
 //! delivery get positions in fact order. A pass is folded anew at most once per late fact, in memory.
@@ -129,6 +129,7 @@ pub(crate) struct Planner<'a> {
     slot_of: HashMap<(&'a str, &'a str), usize>,
     rows: Rows<'a>,
     events_taken: u64,
+    slots_taken: usize,
 }
 
 impl<'a> Planner<'a> {
@@ -144,6 +145,7 @@ impl<'a> Planner<'a> {
             slot_of: HashMap::new(),
             rows: Rows::default(),
             events_taken: 0,
+            slots_taken: 0,
         }
     }
 
@@ -596,36 +598,46 @@ impl<'a> Planner<'a> {
         std::mem::take(&mut self.rows)
     }
 
-    /// The new head and the passes that changed, each made when it is asked for.
-    pub(crate) fn finish(self) -> Result<(HeadRow, impl Iterator<Item = PassRow>), PlanError> {
+    /// The next passes that changed, once every delivery is applied; `None` when there are no more.
+    pub(crate) fn passes_take(&mut self, slots_max: usize) -> Option<Vec<PassRow>> {
+        let slots = &self.slots[self.slots_taken..];
+        let slots = &slots[..slots.len().min(slots_max)];
+        self.slots_taken += slots.len();
+        (!slots.is_empty()).then(|| slots.iter().filter_map(pass_row).collect())
+    }
+
+    /// The new head, once all rows are taken.
+    pub(crate) fn finish(self) -> Result<HeadRow, PlanError> {
         if !self.head.books.balance() {
             return Err(PlanError::Books(self.head.books));
         }
         assert_eq!(
-            self.head.position - self.first_position,
-            self.events_taken,
+            (self.head.position - self.first_position, self.slots.len()),
+            (self.events_taken, self.slots_taken),
             "positions are handed out one per event, and every row is taken"
         );
-        let passes = self.slots.into_iter().filter_map(|slot| {
-            let delivery = slot.changed_by?;
-            let refs = slot.state.refs();
-            let state = stored::state_bytes(&slot.state);
-            Some(PassRow {
-                number: slot.number,
-                source: slot.source.as_str().to_owned(),
-                vendor_pass_id: slot.pass.as_str().to_owned(),
-                vendor: delivery.vendor.clone(),
-                organization: delivery.organization.clone(),
-                serial_number: refs.serial_number,
-                external_id: refs.external_id,
-                last_position: slot.last_position,
-                last_digest: slot.last_digest,
-                digest: content_digest(&[Part::Bytes(&state)]),
-                body: stored::pass_blob(&state, &slot.recent),
-            })
-        });
-        Ok((self.head, passes))
+        Ok(self.head)
     }
+}
+
+/// A pass's row, if a delivery changed it.
+fn pass_row(slot: &Slot<'_>) -> Option<PassRow> {
+    let delivery = slot.changed_by?;
+    let refs = slot.state.refs();
+    let state = stored::state_bytes(&slot.state);
+    Some(PassRow {
+        number: slot.number,
+        source: slot.source.as_str().to_owned(),
+        vendor_pass_id: slot.pass.as_str().to_owned(),
+        vendor: delivery.vendor.clone(),
+        organization: delivery.organization.clone(),
+        serial_number: refs.serial_number,
+        external_id: refs.external_id,
+        last_position: slot.last_position,
+        last_digest: slot.last_digest,
+        digest: content_digest(&[Part::Bytes(&state)]),
+        body: stored::pass_blob(&state, &slot.recent),
+    })
 }
 
 /// Gives a pass the next number if it has none; returns how many numbers were used.

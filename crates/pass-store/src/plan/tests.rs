@@ -75,7 +75,11 @@ impl Tables {
             .map(|resolved| planner.apply(resolved))
             .collect();
         let rows = planner.rows_take();
-        let (head, passes) = planner.finish().expect("balanced");
+        let mut passes = Vec::new();
+        while let Some(more) = planner.passes_take(3) {
+            passes.extend(more);
+        }
+        let head = planner.finish().expect("balanced");
         self.head = head;
         self.deliveries
             .extend(rows.deliveries.iter().map(|row| row.delivery_id));
@@ -92,7 +96,8 @@ impl Tables {
                 event.body,
             ));
         }
-        self.passes.extend(passes.map(|row| (row.number, row)));
+        self.passes
+            .extend(passes.into_iter().map(|row| (row.number, row)));
         outcomes
     }
 

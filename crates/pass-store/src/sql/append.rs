@@ -7,18 +7,18 @@ use pass_domain::delivery::{Delivery, Outcome};
 use pass_domain::event::Position;
 use pass_domain::ids::{DeliveryId, EventId};
 use pass_domain::time::to_micros;
-use sea_orm::sea_query::Value;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, QueryResult, Statement};
 
+use super::SqlStore;
+use super::outbox::Outbox;
 use super::rows::{
     Failure, bits, bytes, get, get_bits, get_id, get_number, number, signed, text, time,
 };
-use super::{SqlStore, outbox};
 use crate::contract::{AppendPart, Appended, Books, Head, PartOutcome, SpoolId};
 use crate::plan::{HeadRow, PassLoaded, Planner, Resolved, SpoolPlace, select};
 use crate::stored::{self, Numbered};
 
-/// How many deliveries are planned before the database is asked again whether it is done.
+/// How many deliveries, and then passes, are worked on before asking whether the database is done.
 const PLANNED_AT_ONCE: usize = 16;
 
 /// Reads the head from `statements::HEAD_COLUMNS`.
@@ -56,30 +56,6 @@ pub(super) fn head_of(row: &HeadRow) -> Result<Head, Failure> {
     })
 }
 
-/// A head row as `statements::head_write` takes it.
-fn head_values(head: &HeadRow) -> [Value; 17] {
-    let books = &head.books;
-    [
-        bits(head.epoch),
-        number(head.position),
-        bits(head.digest),
-        signed(head.record_micros),
-        number(head.last_pass_number),
-        number(head.last_delivery_number),
-        number(books.deliveries),
-        number(books.applied),
-        number(books.duplicate),
-        number(books.control),
-        number(books.quarantined),
-        number(books.facts),
-        number(books.events),
-        number(books.duplicate_facts),
-        number(books.quarantined_facts),
-        number(books.differing_duplicates),
-        number(books.quarantine_open),
-    ]
-}
-
 impl SqlStore {
     /// Locks the head: the first thing in every writing transaction, so that commit order is position order.
     pub(super) async fn head_lock(
@@ -102,11 +78,28 @@ impl SqlStore {
         transaction: &DatabaseTransaction,
         head: &HeadRow,
     ) -> Result<(), Failure> {
-        let statement = Statement::from_sql_and_values(
-            self.backend(),
-            &self.statements.head_write,
-            head_values(head),
-        );
+        let books = &head.books;
+        let values = [
+            bits(head.epoch),
+            number(head.position),
+            bits(head.digest),
+            signed(head.record_micros),
+            number(head.last_pass_number),
+            number(head.last_delivery_number),
+            number(books.deliveries),
+            number(books.applied),
+            number(books.duplicate),
+            number(books.control),
+            number(books.quarantined),
+            number(books.facts),
+            number(books.events),
+            number(books.duplicate_facts),
+            number(books.quarantined_facts),
+            number(books.differing_duplicates),
+            number(books.quarantine_open),
+        ];
+        let statement =
+            Statement::from_sql_and_values(self.backend(), &self.statements.head_write, values);
         transaction.execute_raw(statement).await?;
         Ok(())
     }
@@ -150,47 +143,44 @@ impl SqlStore {
             .collect();
         self.load_histories(&transaction, &mut planner, &resolved)
             .await?;
-        let (mut outbox, runner) =
-            outbox::channel(&self.statements, self.backend(), planner.record_micros());
-        let plan = async {
-            let resolved = selected.fresh.iter().zip(&resolved);
-            for (at, (fresh, resolved)) in resolved.enumerate() {
-                let outcome = planner.apply(resolved);
-                if let PartOutcome::Committed { outcomes, .. } = &mut selected.parts[fresh.part] {
-                    outcomes[fresh.at].1 = outcome;
+        let mut steps = selected
+            .fresh
+            .chunks(PLANNED_AT_ONCE)
+            .zip(resolved.chunks(PLANNED_AT_ONCE));
+        let written_bytes = Outbox::new(&self.statements, planner.record_micros())
+            .run(&transaction, |outbox| {
+                let Some((fresh, resolved)) = steps.next() else {
+                    return outbox.passes(planner.passes_take(PLANNED_AT_ONCE));
+                };
+                for (fresh, resolved) in fresh.iter().zip(resolved) {
+                    let outcome = planner.apply(resolved);
+                    if let PartOutcome::Committed { outcomes, .. } = &mut selected.parts[fresh.part]
+                    {
+                        outcomes[fresh.at].1 = outcome;
+                    }
                 }
-                let rows = planner.rows_take();
-                rows.deliveries
-                    .into_iter()
-                    .for_each(|row| outbox.delivery(row));
-                rows.events.into_iter().for_each(|row| outbox.event(row));
-                if at % PLANNED_AT_ONCE == PLANNED_AT_ONCE - 1 {
-                    tokio::task::yield_now().await;
-                }
+                outbox.rows(planner.rows_take());
+                true
+            })
+            .await?;
+        let head = planner.finish()?;
+        for (part, outcome) in parts.iter().zip(&selected.parts) {
+            if let PartOutcome::Committed { .. } = outcome
+                && let Some(place) = places.remove(&part.spool)
+            {
+                let values = [
+                    number(place.committed_sequence),
+                    bytes(part.spool.0.as_slice()),
+                ];
+                let statement = Statement::from_sql_and_values(
+                    self.backend(),
+                    &self.statements.spool_progress,
+                    values,
+                );
+                transaction.execute_raw(statement).await?;
             }
-            let (head, passes) = planner.finish()?;
-            for (at, pass) in passes.enumerate() {
-                outbox.pass(pass);
-                if at % PLANNED_AT_ONCE == PLANNED_AT_ONCE - 1 {
-                    tokio::task::yield_now().await;
-                }
-            }
-            for (part, outcome) in parts.iter().zip(&selected.parts) {
-                if let PartOutcome::Committed { .. } = outcome
-                    && let Some(place) = places.remove(&part.spool)
-                {
-                    let values = [
-                        number(place.committed_sequence),
-                        bytes(part.spool.0.as_slice()),
-                    ];
-                    outbox.statement(&self.statements.spool_progress, values);
-                }
-            }
-            outbox.statement(&self.statements.head_write, head_values(&head));
-            Ok::<_, Failure>((head, outbox.finish()))
-        };
-        let run = async { Ok(runner.run(&transaction).await?) };
-        let ((head, written_bytes), ()) = tokio::try_join!(plan, run)?;
+        }
+        self.head_write(&transaction, &head).await?;
         self.commit(transaction, written_bytes).await?;
         Ok(Appended {
             parts: selected.parts,

@@ -16,11 +16,13 @@ use pass_domain::time::to_micros;
 use sea_orm::sea_query::Value;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, Statement};
 
+use super::SqlStore;
 use super::append::{head_of, outcome_value};
 use super::deliveries::Found;
+use super::outbox::Outbox;
 use super::rows::{Failure, bytes, number, signed};
 use super::texts::spelled;
-use super::{SqlStore, outbox};
+
 use crate::contract::{DeliveryRecord, Error, QuarantineState, Replayed};
 use crate::plan::{Planner, outcome_counter};
 use crate::stored::Numbered;
@@ -94,7 +96,8 @@ impl SqlStore {
         books.quarantine_open += u64::from(outcome == Outcome::Quarantined);
         let record_micros = planner.record_micros();
         let mut rows = planner.rows_take();
-        let (head, passes) = planner.finish()?;
+        let mut passes = planner.passes_take(usize::MAX);
+        let head = planner.finish()?;
         let row = rows.deliveries.pop().expect("apply_as makes one row");
         let (body, personal, why) = (row.body, row.personal, row.quarantine);
         self.write_replayed(
@@ -107,11 +110,11 @@ impl SqlStore {
             record_micros,
         )
         .await?;
-        let (mut outbox, runner) = outbox::channel(&self.statements, self.backend(), record_micros);
-        rows.events.into_iter().for_each(|row| outbox.event(row));
-        passes.for_each(|row| outbox.pass(row));
-        outbox.finish();
-        runner.run(&transaction).await?;
+        let mut outbox = Outbox::new(&self.statements, record_micros);
+        outbox.rows(rows);
+        outbox
+            .run(&transaction, |outbox| outbox.passes(passes.take()))
+            .await?;
         self.head_write(&transaction, &head).await?;
         let record = self.delivery_get(&transaction, again.id).await?;
         let record = record

@@ -3,8 +3,11 @@
 use sea_orm::sea_query::Value;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement};
 
-/// How many rows or keys one statement takes: the largest that fits goes first.
-const SIZES: [usize; 5] = [256, 64, 16, 4, 1];
+/// How many rows one statement takes: the largest that fits goes first.
+const ROWS: [usize; 6] = [256, 128, 64, 16, 4, 1];
+
+/// How many keys one statement takes.
+const KEYS: [usize; 5] = [512, 128, 32, 4, 1];
 
 /// Writes the placeholder of a parameter, counted from 1. SQLite gets bare question marks: it looks named
 /// and numbered ones up one by one.
@@ -37,13 +40,13 @@ pub(crate) fn spelled(backend: DbBackend, text: &str) -> String {
 pub(crate) struct Insert {
     backend: DbBackend,
     columns: usize,
-    texts: [String; SIZES.len()],
+    texts: [String; ROWS.len()],
 }
 
 impl Insert {
     /// `tail` is what follows the rows, such as an `ON CONFLICT` clause.
     pub(crate) fn new(backend: DbBackend, table: &str, columns: &[&str], tail: &str) -> Self {
-        let texts = SIZES.map(|rows| {
+        let texts = ROWS.map(|rows| {
             let mut text = format!("INSERT INTO {table} ({}) VALUES ", columns.join(", "));
             for row in 0..rows {
                 text.push_str(if row == 0 { "(" } else { ",(" });
@@ -65,31 +68,20 @@ impl Insert {
         }
     }
 
-    /// How many values fill a statement of the largest size.
-    pub(crate) fn full(&self) -> usize {
-        SIZES[0] * self.columns
+    /// How many values make a row.
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
     }
 
-    /// The statement for as many rows as the largest size has.
-    pub(crate) fn statement(&self, values: Vec<Value>) -> Statement {
-        debug_assert_eq!(values.len(), self.full(), "every column of every row");
-        Statement::from_sql_and_values(self.backend, &self.texts[0], values)
-    }
-
-    /// The statements for any number of rows.
-    pub(crate) fn statements(&self, values: Vec<Value>) -> Vec<Statement> {
+    /// The largest statement for the first of these rows, of which there is at least one; they are taken.
+    pub(crate) fn statement(&self, values: &mut Vec<Value>) -> Statement {
         debug_assert_eq!(values.len() % self.columns, 0, "every column of every row");
-        let mut left = values.len() / self.columns;
-        let mut values = values.into_iter();
-        let mut statements = Vec::new();
-        for (size, text) in SIZES.iter().zip(&self.texts) {
-            while left >= *size {
-                let values = values.by_ref().take(size * self.columns);
-                statements.push(Statement::from_sql_and_values(self.backend, text, values));
-                left -= size;
-            }
-        }
-        statements
+        let rows = values.len() / self.columns;
+        let at = ROWS.iter().position(|size| *size <= rows);
+        let at = at.expect("one row is the smallest size");
+        let rest = values.split_off(ROWS[at] * self.columns);
+        let values = std::mem::replace(values, rest);
+        Statement::from_sql_and_values(self.backend, &self.texts[at], values)
     }
 }
 
@@ -97,7 +89,7 @@ impl Insert {
 #[derive(Debug)]
 pub(crate) struct Lookup {
     backend: DbBackend,
-    texts: [String; SIZES.len()],
+    texts: [String; KEYS.len()],
 }
 
 impl Lookup {
@@ -105,7 +97,7 @@ impl Lookup {
     /// parenthesis is added.
     pub(crate) fn new(backend: DbBackend, text: &str) -> Self {
         let before = text.matches('?').count();
-        let texts = SIZES.map(|keys| {
+        let texts = KEYS.map(|keys| {
             let mut text = spelled(backend, text);
             for key in 0..keys {
                 if key > 0 {
@@ -133,16 +125,16 @@ impl Lookup {
         keys: &[Value],
     ) -> Result<Vec<QueryResult>, DbErr> {
         let mut rows = Vec::new();
-        for chunk in keys.chunks(SIZES[0]) {
-            let at = SIZES
+        for chunk in keys.chunks(KEYS[0]) {
+            let at = KEYS
                 .iter()
                 .rposition(|size| *size >= chunk.len())
                 .unwrap_or(0);
-            let mut values = Vec::with_capacity(before.len() + SIZES[at]);
+            let mut values = Vec::with_capacity(before.len() + KEYS[at]);
             values.extend_from_slice(before);
             values.extend_from_slice(chunk);
             if let Some(last) = chunk.last() {
-                values.resize(before.len() + SIZES[at], last.clone());
+                values.resize(before.len() + KEYS[at], last.clone());
             }
             rows.extend(
                 connection
@@ -179,7 +171,7 @@ mod tests {
             " ON CONFLICT DO NOTHING",
         );
         assert_eq!(
-            insert.texts[3],
+            insert.texts[4],
             "INSERT INTO t (a, b) VALUES ($1,$2),($3,$4),($5,$6),($7,$8) ON CONFLICT DO NOTHING"
         );
         let lookup = Lookup::new(
