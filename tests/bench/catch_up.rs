@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bytes::{Buf, BufMut};
 use pass_proto::v1;
 use pass_proto::v1::pass_service_client::PassServiceClient;
@@ -100,7 +100,8 @@ async fn subscribe_all(channel: Channel) -> Result<usize> {
     Ok(bytes)
 }
 
-/// What the least code would do: rows in order, a page a statement, an event encoded for each.
+/// What the least code would do: rows in order, a page a statement, a message built and encoded for each row.
+/// The message is a copy of the first event with the row's id: to decode the row is left out.
 fn select_all(database: &Path, template: &v1::PassEvent) -> Result<u64> {
     let connection = rusqlite::Connection::open_with_flags(
         database,
@@ -112,36 +113,26 @@ fn select_all(database: &Path, template: &v1::PassEvent) -> Result<u64> {
          LEFT JOIN delivery_personal p ON p.number = e.delivery_number \
          WHERE e.position > ? ORDER BY e.position LIMIT ?",
     )?;
-    let mut frame = v1::SubscriptionEvents {
-        events: vec![template.clone(); BATCH as usize],
-        cursor: String::new(),
-    };
-    let (mut last, mut read, mut encoded) = (0_i64, 0_u64, Vec::new());
+    let (mut last, mut read, mut row_bytes) = (0_i64, 0_u64, 0_usize);
     loop {
+        let mut frame = v1::SubscriptionEvents::default();
         let mut rows = select.query((last, BATCH))?;
-        let mut in_frame = 0;
-        let mut row_bytes = 0;
         while let Some(row) = rows.next()? {
             last = row.get(0)?;
-            let id = row.get_ref(1)?.as_blob()?;
-            row_bytes += row.get_ref(2)?.as_blob()?.len()
-                + row.get_ref(3)?.as_blob_or_null()?.map_or(0, <[u8]>::len);
-            let event = &mut frame.events[in_frame];
-            event.id.clear();
-            for byte in id {
-                event.id.push(char::from(byte | 0x40));
-            }
-            in_frame += 1;
+            let id: Vec<u8> = row.get(1)?;
+            let body: Vec<u8> = row.get(2)?;
+            let personal: Option<Vec<u8>> = row.get(3)?;
+            row_bytes += body.len() + personal.map_or(0, |personal| personal.len());
+            let mut event = template.clone();
+            event.id = id.iter().map(|byte| format!("{byte:02x}")).collect();
+            frame.events.push(event);
         }
-        if in_frame == 0 {
+        if frame.events.is_empty() {
+            ensure!(row_bytes > 0, "the rows are empty");
             return Ok(read);
         }
-        read += in_frame as u64;
-        frame.events.truncate(in_frame);
-        encoded.clear();
-        frame.encode(&mut encoded).context("encode")?;
-        ensure!(!encoded.is_empty() && row_bytes > 0, "empty rows");
-        frame.events.resize(BATCH as usize, template.clone());
+        read += frame.events.len() as u64;
+        ensure!(!frame.encode_to_vec().is_empty(), "nothing was encoded");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Both services and the load on the same cores: the sustained rate, the latency from POST to Subscribe at
 //! half of it, and the catch-up rate over what was stored.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -31,29 +31,19 @@ const REQUESTS_PER_SECOND: u64 = 60_000;
 pub(crate) async fn run(plan: &Plan, binaries: &Binaries) -> Result<()> {
     let corpus = Corpus::new()?;
     let requests = Rc::new(corpus.requests(PATH, 0, plan.seconds * REQUESTS_PER_SECOND));
-    let (mut ours, mut reference) = (Vec::new(), Vec::new());
+    let (mut ours, mut by_orm, mut raw) = (Vec::new(), Vec::new(), Vec::new());
     let mut kept = None;
     for round in 0..plan.rounds {
-        let data = crate::disk::directory()?;
-        let (server, address) = Binaries::reference("sqlite", data.path())?;
-        let run = closed_loop(
-            address,
-            CONNECTIONS,
-            Duration::from_secs(plan.seconds),
-            &requests,
-        )
-        .await?;
-        ensure!(
-            run.failed == 0,
-            "the reference failed {} requests",
-            run.failed
-        );
-        reference.push(run.rate());
-        drop(server);
-
+        for (kind, rates) in [("sqlite", &mut by_orm), ("sqlite-raw", &mut raw)] {
+            rates.push(one_insert(plan, kind, &requests).await?);
+        }
+        // The last round's services end before the next ones start.
+        drop(kept.take());
         let data = crate::disk::directory()?;
         let (state, grpc) = binaries.pass_state(data.path())?;
         let (gateway, address) = binaries.gateway(data.path(), grpc)?;
+        Connection::open(address).await?;
+        Connection::open(grpc).await?;
         let start = Instant::now();
         let run = closed_loop(
             address,
@@ -79,25 +69,43 @@ pub(crate) async fn run(plan: &Plan, binaries: &Binaries) -> Result<()> {
         );
         kept = Some((data, state, gateway, grpc, address, run.ok));
     }
-    let (rate, one_insert) = (median(&ours), median(&reference));
+    let rate = median(&ours);
     println!(
         "sustained, POST to committed event, both services and the load on these cores, {CONNECTIONS} connections:"
     );
     println!(
-        "  Passline deliveries/s                   {}",
+        "  Passline deliveries/s                            {}",
         spread(&ours)
     );
     println!(
-        "  axum + one SQLite INSERT per request /s {}",
-        spread(&reference)
+        "  axum + one SQLite INSERT per request, sea-orm    {}",
+        spread(&by_orm)
     );
-    println!("  ratio {:.2}", rate / one_insert);
+    println!(
+        "  axum + one SQLite INSERT per request, prepared   {}",
+        spread(&raw)
+    );
+    println!(
+        "  ratio {:.2}, and to the prepared one {:.2}",
+        rate / median(&by_orm),
+        rate / median(&raw)
+    );
 
     let (data, state, gateway, grpc, address, sent) = kept.context("no round was run")?;
     latency(plan, &corpus, grpc, address, sent, rate / 2.0).await?;
     catch_up::run(plan, data.path(), grpc, state).await?;
     drop(gateway);
     Ok(())
+}
+
+/// Requests per second of a reference that stores each one by itself.
+async fn one_insert(plan: &Plan, kind: &str, requests: &Rc<Vec<Vec<u8>>>) -> Result<f64> {
+    let data = crate::disk::directory()?;
+    let (_server, address) = Binaries::reference(kind, data.path())?;
+    let time = Duration::from_secs(plan.seconds);
+    let run = closed_loop(address, CONNECTIONS, time, requests).await?;
+    ensure!(run.failed == 0, "{kind} failed {} requests", run.failed);
+    Ok(run.rate())
 }
 
 /// Waits until as many deliveries are recorded; returns the number of events.
@@ -139,6 +147,10 @@ async fn latency(
     let request = v1::SubscribeRequest {
         start: Some(Start::FromEnd(true)),
         filter: "kind = INSTALLED".into(),
+        bookmark_interval: Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 0,
+        }),
         ..v1::SubscribeRequest::default()
     };
     let mut frames = client.subscribe(request).await?.into_inner();
@@ -152,12 +164,14 @@ async fn latency(
     // The connection is warmed up, so that the first deliveries are like all others.
     Connection::open(address).await?;
     let due: Rc<RefCell<HashMap<String, Instant>>> = Rc::default();
+    // How many events to wait for: known once every request is answered.
+    let accepted: Rc<Cell<u64>> = Rc::new(Cell::new(u64::MAX));
     let local = LocalSet::new();
     let reader = {
-        let due = Rc::clone(&due);
+        let (due, accepted) = (Rc::clone(&due), Rc::clone(&accepted));
         local.spawn_local(async move {
             let mut micros = Vec::new();
-            while (micros.len() as u64) < count {
+            while (micros.len() as u64) < accepted.get() {
                 let frame =
                     tokio::time::timeout(Duration::from_secs(30), frames.message()).await??;
                 let Some(Frame::Events(events)) = frame.context("the stream ended")?.frame else {
@@ -175,22 +189,24 @@ async fn latency(
             anyhow::Ok(micros)
         })
     };
-    let (run, micros) = local
-        .run_until(async {
-            let note = Rc::clone(&due);
-            let run = open_loop(address, rate, requests, move |at, when| {
-                note.borrow_mut()
-                    .insert(Corpus::pass_id(first + at as u64), when);
-            })
-            .await?;
-            anyhow::Ok((run, reader.await?))
+    let both = local.run_until(async {
+        let note = Rc::clone(&due);
+        let run = open_loop(address, rate, requests, move |at, when| {
+            note.borrow_mut()
+                .insert(Corpus::pass_id(first + at as u64), when);
         })
         .await?;
-    let (mut run, mut micros) = (run, micros?);
-    ensure!(run.failed == 0, "{} requests failed", run.failed);
+        accepted.set(run.ok);
+        anyhow::Ok((run, reader.await?))
+    });
+    let limit = Duration::from_secs(plan.seconds + 30);
+    let (mut run, micros) = tokio::time::timeout(limit, both)
+        .await
+        .with_context(|| format!("{} events did not come in {limit:?}", due.borrow().len()))??;
+    let mut micros = micros?;
     println!(
-        "POST to Subscribe, open loop at {rate:.0} deliveries/s for {} s:",
-        plan.seconds
+        "POST to Subscribe, open loop at {rate:.0} deliveries/s for {} s ({} accepted, {} answered 503):",
+        plan.seconds, run.ok, run.failed
     );
     println!(
         "  to the event on the stream  p50 {:.2} ms, p99 {:.2} ms",
