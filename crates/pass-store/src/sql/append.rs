@@ -131,7 +131,7 @@ impl SqlStore {
         for row in self
             .statements
             .deliveries_known
-            .query(&transaction, &[], &ids)
+            .query(&transaction, &[], ids)
             .await?
         {
             planner.deliveries_loaded([DeliveryId::from_bytes(get_id(&row, 0, "delivery_id")?)]);
@@ -198,12 +198,7 @@ impl SqlStore {
             .map(|part| bytes(part.spool.0.as_slice()))
             .collect();
         let mut places = HashMap::new();
-        for row in self
-            .statements
-            .spools
-            .query(transaction, &[], &keys)
-            .await?
-        {
+        for row in self.statements.spools.query(transaction, &[], keys).await? {
             let place = SpoolPlace {
                 generation: get_number(&row, 1)?,
                 committed_sequence: get_number(&row, 2)?,
@@ -229,7 +224,7 @@ impl SqlStore {
             for row in self
                 .statements
                 .passes_by_name
-                .query(connection, &[text(source)], &passes)
+                .query(connection, &[text(source)], passes)
                 .await?
             {
                 let (state, recent) = stored::pass_from(&get::<Vec<u8>>(&row, 8)?)?;
@@ -252,7 +247,7 @@ impl SqlStore {
         for row in self
             .statements
             .facts_known
-            .query(connection, &[], &keys)
+            .query(connection, &[], keys)
             .await?
         {
             let id = EventId::from_bytes(get_id(&row, 0, "event_id")?);

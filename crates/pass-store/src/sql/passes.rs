@@ -72,7 +72,7 @@ impl SqlStore {
             for row in self
                 .statements
                 .passes_by_name
-                .query(self.readers(), &before, &passes)
+                .query(self.readers(), &before, passes)
                 .await?
             {
                 let record = record_from(&row, 0)?;

@@ -122,19 +122,19 @@ impl Lookup {
         &self,
         connection: &impl ConnectionTrait,
         before: &[Value],
-        keys: &[Value],
+        keys: Vec<Value>,
     ) -> Result<Vec<QueryResult>, DbErr> {
         let mut rows = Vec::new();
-        for chunk in keys.chunks(KEYS[0]) {
-            let at = KEYS
-                .iter()
-                .rposition(|size| *size >= chunk.len())
-                .unwrap_or(0);
-            let mut values = Vec::with_capacity(before.len() + KEYS[at]);
+        let mut keys = keys.into_iter();
+        while keys.len() > 0 {
+            let taken = keys.len().min(KEYS[0]);
+            let at = KEYS.iter().rposition(|size| *size >= taken).unwrap_or(0);
+            let size = before.len() + KEYS[at];
+            let mut values = Vec::with_capacity(size);
             values.extend_from_slice(before);
-            values.extend_from_slice(chunk);
-            if let Some(last) = chunk.last() {
-                values.resize(before.len() + KEYS[at], last.clone());
+            values.extend(keys.by_ref().take(taken));
+            if let Some(last) = values.last().cloned() {
+                values.resize(size, last);
             }
             rows.extend(
                 connection
