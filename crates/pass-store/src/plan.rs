@@ -20,6 +20,7 @@
 mod limits;
 mod rows;
 mod select;
+mod slot;
 #[cfg(test)]
 mod tests;
 
@@ -31,8 +32,7 @@ use pass_domain::delivery::{Decoded, DecodedFacts, Delivery, Outcome, Undecodabl
 use pass_domain::event::Effect;
 use pass_domain::fact::{Fact, IdentityBasis, Snapshot};
 use pass_domain::fold::{FactKey, Fold, InstallationKey, PassState};
-use pass_domain::identity::{Part, content_digest};
-use pass_domain::ids::{DeliveryId, EventId, SourceUid, VendorId};
+use pass_domain::ids::{DeliveryId, EventId, VendorId};
 use pass_domain::kind::Kind;
 use pass_domain::time::is_suspect;
 
@@ -41,6 +41,7 @@ use crate::stored::{self, DeliveryRest};
 
 pub(crate) use rows::{DeliveryRow, EventRow, HeadRow, PassLoaded, PassRow, Rows};
 pub(crate) use select::{SpoolPlace, select};
+use slot::{Slot, number_if_new, pass_row};
 
 /// How many transition facts a pass row remembers. A vendor repeats them in every payload; more than it
 /// sends at once need not be remembered.
@@ -62,23 +63,6 @@ pub(crate) enum PlanError {
         /// As there are events.
         recorded: u64,
     },
-}
-
-/// A pass while planning.
-#[derive(Debug)]
-struct Slot<'a> {
-    source: &'a SourceUid,
-    pass: &'a VendorId,
-    /// 0 until it is known to be written.
-    number: u64,
-    state: PassState,
-    recent: Vec<(EventId, u64)>,
-    last_position: u64,
-    last_digest: u64,
-    /// All recorded facts; `None` while they have not been loaded.
-    history: Option<Vec<Cow<'a, Fact>>>,
-    /// The delivery that last changed it, if any did.
-    changed_by: Option<&'a Delivery>,
 }
 
 /// A delivery, its facts told apart.
@@ -618,35 +602,6 @@ impl<'a> Planner<'a> {
         );
         Ok(self.head)
     }
-}
-
-/// A pass's row, if a delivery changed it.
-fn pass_row(slot: &Slot<'_>) -> Option<PassRow> {
-    let delivery = slot.changed_by?;
-    let refs = slot.state.refs();
-    let state = stored::state_bytes(&slot.state);
-    Some(PassRow {
-        number: slot.number,
-        source: slot.source.as_str().to_owned(),
-        vendor_pass_id: slot.pass.as_str().to_owned(),
-        vendor: delivery.vendor.clone(),
-        organization: delivery.organization.clone(),
-        serial_number: refs.serial_number,
-        external_id: refs.external_id,
-        last_position: slot.last_position,
-        last_digest: slot.last_digest,
-        digest: content_digest(&[Part::Bytes(&state)]),
-        body: stored::pass_blob(&state, &slot.recent),
-    })
-}
-
-/// Gives a pass the next number if it has none; returns how many numbers were used.
-fn number_if_new(slot: &mut Slot<'_>, last_pass_number: u64) -> u64 {
-    if slot.number != 0 {
-        return 0;
-    }
-    slot.number = last_pass_number + 1;
-    1
 }
 
 /// The counter of deliveries with an outcome.
