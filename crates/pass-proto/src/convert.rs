@@ -7,8 +7,8 @@ mod words;
 
 pub use ingest::{Fallback, delivery_from_wire, delivery_into_wire, delivery_to_wire};
 pub use read::{
-    PassView, delivery_view, event_name, event_to_wire, parse_delivery_name, parse_event_name,
-    pass_to_wire,
+    PassView, delivery_view, event_into_wire, event_name, event_to_wire, parse_delivery_name,
+    parse_event_name, pass_to_wire,
 };
 pub use words::*;
 

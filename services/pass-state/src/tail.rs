@@ -25,8 +25,9 @@ pub(crate) mod subscription;
 use ring::Ring;
 pub(crate) use ring::RingRead;
 
-/// About how many bytes of events one subscriber holds while it waits for room for a frame.
-const PAGE_BYTES: usize = 512 << 10;
+/// About how many bytes of events one page has. A subscriber holds one while it waits for room for a frame,
+/// and while it catches up the next one.
+const PAGE_BYTES: usize = 256 << 10;
 
 /// The log's end and the newest events.
 pub(crate) struct Tail {

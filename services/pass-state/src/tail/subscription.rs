@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use pass_domain::cursor::Cursor;
 use pass_domain::event::{Event, Position};
 use pass_domain::filter::Filter;
-use pass_proto::convert::{event_to_wire, time_to_wire};
+use pass_proto::convert::{event_into_wire, time_to_wire};
 use pass_proto::status::{Fault, Reason};
 use pass_proto::v1;
 use pass_proto::v1::subscribe_response::Frame;
@@ -27,6 +27,7 @@ use service_kit::clock::Clock;
 use service_kit::shutdown::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{PAGE_BYTES, RingRead, Tail, event_bytes};
 use crate::fault;
@@ -230,6 +231,7 @@ impl Subscription {
             live: false,
             caught_up: false,
             page_events: FIRST_PAGE_EVENTS.min(self.on.tail.config.page_events),
+            ahead: None,
             frames: &frames,
             this: &self,
         };
@@ -240,6 +242,15 @@ impl Subscription {
         let status = run.last(end).await;
         frames.end(status.map(Into::into));
     }
+}
+
+/// A page on its way from the store.
+struct PageRead {
+    /// The place it follows.
+    after: Position,
+    /// The log's end before it was asked for: what the page leaves out up to there is out of scope.
+    known: Head,
+    page: AbortOnDropHandle<Result<store::Page<Arc<Event>>, store::Error>>,
 }
 
 /// A running subscription.
@@ -262,6 +273,8 @@ struct Run<'a> {
     caught_up: bool,
     /// Events in the next page from the store.
     page_events: u32,
+    /// The next page, if it is being read.
+    ahead: Option<PageRead>,
 }
 
 impl Run<'_> {
@@ -306,22 +319,19 @@ impl Run<'_> {
         match tail.read(self.epoch, self.cursor.position, 0) {
             RingRead::Events(_) => {
                 self.live = true;
+                self.ahead = None;
                 return Ok(());
             }
             RingRead::OtherEpoch | RingRead::Behind => {}
         }
-        // All that the page leaves out up to here is out of scope.
-        let known = tail.head();
-        let page = self
-            .this
-            .on
-            .store
-            .events_after(
-                &self.this.wish.scope,
-                self.cursor.position,
-                self.page_events,
-            )
+        let after = self.cursor.position;
+        let read = self.ahead.take().filter(|read| read.after == after);
+        let read = read.unwrap_or_else(|| self.read_page(after));
+        let known = read.known;
+        let page = read
+            .page
             .await
+            .map_err(|_| End::Failed(fault::internal()))?
             .map_err(|error| End::Failed(fault::of_store(&error)))?;
         if tail.head().epoch != self.epoch {
             return Err(End::EpochChanged);
@@ -341,6 +351,12 @@ impl Run<'_> {
                 .unwrap_or(u32::MAX)
                 .clamp(1, tail.config.page_events);
         }
+        // The next page is read while this one is sent.
+        if let Some(next) = page.next
+            && !(self.this.wish.stop_at_head && examined >= self.this.head.position)
+        {
+            self.ahead = Some(self.read_page(Position(next)));
+        }
         self.consider(page.rows).await?;
         if examined > self.cursor.position {
             let place = self.this.on.cursor_at(self.epoch, examined).await;
@@ -352,6 +368,20 @@ impl Run<'_> {
             self.bookmark().await?;
         }
         Ok(())
+    }
+
+    /// Starts reading a page. Dropping what it returns ends the reading.
+    fn read_page(&self, after: Position) -> PageRead {
+        let store = Arc::clone(&self.this.on.store);
+        let scope = self.this.wish.scope.clone();
+        let events = self.page_events;
+        PageRead {
+            after,
+            known: self.this.on.tail.head(),
+            page: AbortOnDropHandle::new(tokio::spawn(async move {
+                store.events_after(&scope, after, events).await
+            })),
+        }
     }
 
     /// Considers what the ring has, or waits for more.
@@ -409,8 +439,10 @@ impl Run<'_> {
             }
             let wanted = wish.scope.allows(&event.source)
                 && (wish.filter.is_empty() || wish.filter.matches(&EventRecord::new(&event)));
+            let place = Cursor::of(self.epoch, event.position, &event.fact.id);
             if wanted {
-                let mut wire = event_to_wire(&event, self.epoch);
+                // A page from the store is this subscriber's alone; the ring is everybody's.
+                let mut wire = event_into_wire(Arc::unwrap_or_clone(event), self.epoch);
                 if !wish.scope.personal {
                     wire.personal = None;
                 }
@@ -425,7 +457,7 @@ impl Run<'_> {
                 bytes += wire_bytes;
                 frame.push(wire);
             }
-            self.cursor = Cursor::of(self.epoch, event.position, &event.fact.id);
+            self.cursor = place;
             self.unsaid += 1;
         }
         if frame.is_empty() {
