@@ -17,6 +17,8 @@ pub(crate) struct Run {
     pub(crate) ok: u64,
     /// Other answers and broken connections.
     pub(crate) failed: u64,
+    /// Those of them that were answered 503: the server says that it has too much at once.
+    pub(crate) busy: u64,
     /// From the first request to the last answer.
     pub(crate) elapsed: Duration,
     /// Latencies in microseconds.
@@ -193,6 +195,7 @@ pub(crate) async fn open_loop(
                             .push(u32::try_from(when.elapsed().as_micros()).unwrap_or(u32::MAX));
                     } else {
                         run.failed += 1;
+                        run.busy += u64::from(matches!(answer, Ok(503)));
                     }
                 }));
             }

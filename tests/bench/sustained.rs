@@ -205,8 +205,8 @@ async fn latency(
         .with_context(|| format!("{} events did not come in {limit:?}", due.borrow().len()))??;
     let mut micros = micros?;
     println!(
-        "POST to Subscribe, open loop at {rate:.0} deliveries/s for {} s ({} accepted, {} answered 503):",
-        plan.seconds, run.ok, run.failed
+        "POST to Subscribe, open loop at {rate:.0} deliveries/s for {} s ({} accepted, {} not, {} of those answered 503):",
+        plan.seconds, run.ok, run.failed, run.busy
     );
     println!(
         "  to the event on the stream  p50 {:.2} ms, p99 {:.2} ms",

@@ -65,9 +65,6 @@ pub enum BuildError {
         /// Why.
         source: store::Error,
     },
-    /// The store can't be read.
-    #[error("store can't be read")]
-    Read(#[source] store::Error),
     /// An address can't be bound.
     #[error("{key} can't be bound to {addr}; choose another address or stop what uses it")]
     Bind {
