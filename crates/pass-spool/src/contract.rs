@@ -74,6 +74,19 @@ impl fmt::Display for Sequence {
     }
 }
 
+/// What an append gives its record to be told apart from all others: 16 bytes that never come twice.
+///
+/// A spool that has to ask a server again, not knowing whether a record was stored, asks with the same id, so that the
+/// record is stored once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RecordId(pub [u8; 16]);
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// One record handed out by [`Spool::lease`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leased {
@@ -87,6 +100,9 @@ pub struct Leased {
 ///
 /// Records are appended, leased in order, and settled once the other side has committed them. Settled records are
 /// kept for a while so that [`Spool::rewind`] can give them again to a peer that was restored to an earlier moment.
+///
+/// A spool may be shared by several processes: all of them append, one of them at a time leases, settles and rewinds.
+/// [`Spool::turn`] waits to be that one.
 #[async_trait]
 pub trait Spool: Send + Sync + 'static {
     /// Returns the spool's identity.
@@ -96,7 +112,16 @@ pub trait Spool: Send + Sync + 'static {
     ///
     /// Cancel-safe in this sense: dropping the future harms nothing, but the record may be stored all the same.
     /// Records of one caller that awaits each append get rising sequences.
-    async fn append(&self, record: Bytes) -> Result<Sequence, AppendError>;
+    async fn append(&self, id: RecordId, record: Bytes) -> Result<Sequence, AppendError>;
+
+    /// Waits until this process is the one that leases, settles and rewinds; at once where nobody else can be.
+    ///
+    /// To be called before a forwarding session begins. When the turn is lost, a waiting or later [`Spool::lease`]
+    /// fails with [`LeaseError::TurnLost`]. Two processes may both believe to have it for a moment; what keeps the log
+    /// whole is that pass-state fences the older session. Cancel-safe.
+    async fn turn(&self) -> Result<(), LeaseError> {
+        Ok(())
+    }
 
     /// Returns the next durable records after the lease position, in order; waits until there is at least one.
     ///
@@ -155,6 +180,8 @@ pub struct SpoolStatus {
     pub sync_last: Duration,
     /// Whether appends can be expected to succeed.
     pub health: SpoolHealth,
+    /// What could not be proven about the durability of this spool, where its owner has allowed that.
+    pub unproven: Option<Arc<str>>,
 }
 
 /// Whether a spool can take records.
@@ -170,6 +197,8 @@ pub enum SpoolHealth {
     Full,
     /// A storage error ended this spool's life in this process; the reason follows. Only a restart helps.
     Poisoned(Arc<str>),
+    /// The server that keeps this spool can't be reached or used; the reason follows. Comes back by itself.
+    Unavailable(Arc<str>),
 }
 
 /// Why a record was not (or not certainly) stored.
@@ -192,6 +221,9 @@ pub enum AppendError {
     /// Unknown: a storage error; nothing more is written by this process.
     #[error("spool is poisoned and needs a restart: {0}")]
     Poisoned(Arc<str>),
+    /// Unknown: the server that keeps this spool did not confirm it in time, or can't be used; the reason follows.
+    #[error("spool is unavailable: {0}")]
+    Unavailable(Arc<str>),
     /// Certainly not stored.
     #[error("spool is closed")]
     Closed,
@@ -229,6 +261,12 @@ pub enum LeaseError {
     /// All durable records are leased, and there will be no more.
     #[error("spool is poisoned and needs a restart: {0}")]
     Poisoned(Arc<str>),
+    /// The server that keeps this spool can't be reached or used; the reason follows.
+    #[error("spool is unavailable: {0}")]
+    Unavailable(Arc<str>),
+    /// Another process leases this spool now; wait for the next [`Spool::turn`].
+    #[error("another gateway forwards this spool now")]
+    TurnLost,
     /// The spool is closed.
     #[error("spool is closed")]
     Closed,
@@ -245,6 +283,9 @@ pub enum SettleError {
         /// The last durable record.
         last: u64,
     },
+    /// The server that keeps this spool can't be reached or used; the reason follows.
+    #[error("spool is unavailable: {0}")]
+    Unavailable(Arc<str>),
     /// The spool is closed.
     #[error("spool is closed")]
     Closed,
@@ -261,6 +302,9 @@ pub enum RewindError {
         /// The last durable record.
         last: u64,
     },
+    /// The server that keeps this spool can't be reached or used; the reason follows.
+    #[error("spool is unavailable: {0}")]
+    Unavailable(Arc<str>),
     /// The spool is closed.
     #[error("spool is closed")]
     Closed,

@@ -51,8 +51,8 @@ use self::recover::recover;
 use self::shared::Shared;
 use self::writer::{Command, Writer, group_bytes_max};
 use crate::{
-    AppendError, LeaseError, Leased, RewindError, RewindOutcome, Sequence, SettleError, Spool,
-    SpoolId, SpoolStatus,
+    AppendError, LeaseError, Leased, RecordId, RewindError, RewindOutcome, Sequence, SettleError,
+    Spool, SpoolId, SpoolStatus,
 };
 
 /// The most records of one lease, whatever is asked for.
@@ -210,7 +210,7 @@ impl Spool for EmbeddedSpool {
         self.shared.id
     }
 
-    async fn append(&self, record: Bytes) -> Result<Sequence, AppendError> {
+    async fn append(&self, _id: RecordId, record: Bytes) -> Result<Sequence, AppendError> {
         let bytes_max = self.options.record_bytes_max;
         if record.len() > bytes_max {
             return Err(AppendError::TooLarge {

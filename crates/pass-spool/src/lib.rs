@@ -16,8 +16,8 @@ mod embedded;
 pub mod suite;
 
 pub use contract::{
-    AppendError, LeaseError, Leased, RewindError, RewindOutcome, Sequence, SettleError, Spool,
-    SpoolHealth, SpoolId, SpoolIdInvalid, SpoolStatus,
+    AppendError, LeaseError, Leased, RecordId, RewindError, RewindOutcome, Sequence, SettleError,
+    Spool, SpoolHealth, SpoolId, SpoolIdInvalid, SpoolStatus,
 };
 pub use embedded::{
     APPEND_QUEUE_CEILING, APPEND_WAIT_MAX, DiskOp, EmbeddedOptions, EmbeddedSpool, FaultHook,

@@ -5,13 +5,15 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    AppendError, LeaseError, Leased, RewindError, Sequence, SettleError, Spool, SpoolHealth,
+    AppendError, LeaseError, Leased, RecordId, RewindError, Sequence, SettleError, Spool,
+    SpoolHealth,
 };
 
 /// No step of the suite may take longer.
@@ -74,6 +76,12 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
+/// An id that no other record of this process has.
+pub fn fresh_id() -> RecordId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    RecordId(u128::from(NEXT.fetch_add(1, Ordering::Relaxed)).to_be_bytes())
+}
+
 fn record(number: u64) -> Bytes {
     Bytes::from(format!(
         "record {number} {}",
@@ -83,7 +91,7 @@ fn record(number: u64) -> Bytes {
 
 async fn append_numbered<S: Spool>(spool: &S, numbers: std::ops::RangeInclusive<u64>) {
     for number in numbers {
-        let sequence = soon("append", spool.append(record(number)))
+        let sequence = soon("append", spool.append(fresh_id(), record(number)))
             .await
             .expect("append succeeds");
         assert_eq!(sequence, Sequence(number));
@@ -151,9 +159,12 @@ pub async fn lease_waits_for_the_first_record<F: SpoolFixture>(fixture: &F) {
 pub async fn lease_keeps_to_its_limits_but_gives_at_least_one_record<F: SpoolFixture>(fixture: &F) {
     let spool = fixture.open().await;
     for _ in 0..6 {
-        soon("append", spool.append(Bytes::from(vec![7; 100])))
-            .await
-            .expect("append succeeds");
+        soon(
+            "append",
+            spool.append(fresh_id(), Bytes::from(vec![7; 100])),
+        )
+        .await
+        .expect("append succeeds");
     }
     let mut counts = Vec::new();
     for (records_max, bytes_max) in [(2, usize::MAX), (10, 250), (10, 1), (0, 0)] {
@@ -383,7 +394,7 @@ pub async fn sizes_from_empty_to_the_limit_are_kept_exactly<F: SpoolFixture>(fix
         // The first is all zero, like unwritten disk.
         soon(
             "append",
-            spool.append(Bytes::from(vec![(fill * 85) as u8; *bytes])),
+            spool.append(fresh_id(), Bytes::from(vec![(fill * 85) as u8; *bytes])),
         )
         .await
         .expect("append succeeds");
@@ -408,7 +419,11 @@ pub async fn oversized_record_is_refused_and_takes_no_sequence<F: SpoolFixture>(
     let spool = fixture.open().await;
     append_numbered(&spool, 1..=1).await;
     let bytes_max = fixture.record_bytes_max();
-    let refused = soon("append", spool.append(Bytes::from(vec![1; bytes_max + 1]))).await;
+    let refused = soon(
+        "append",
+        spool.append(fresh_id(), Bytes::from(vec![1; bytes_max + 1])),
+    )
+    .await;
     assert_eq!(
         refused,
         Err(AppendError::TooLarge {
@@ -426,11 +441,11 @@ pub async fn dropped_append_harms_nobody<F: SpoolFixture>(fixture: &F) {
     let spool = fixture.open().await;
     let mut answered = Vec::new();
     for round in 0..40_u64 {
-        let abandoned = spool.append(Bytes::from_static(b"abandoned"));
+        let abandoned = spool.append(fresh_id(), Bytes::from_static(b"abandoned"));
         let _ = tokio::time::timeout(Duration::from_micros(round * 10), abandoned).await;
         let kept = Bytes::from(format!("kept {round}"));
         answered.push((
-            soon("append", spool.append(kept.clone()))
+            soon("append", spool.append(fresh_id(), kept.clone()))
                 .await
                 .expect("append succeeds"),
             kept,
@@ -460,7 +475,10 @@ pub async fn every_concurrent_appender_is_served<F: SpoolFixture>(fixture: &F) {
             for number in 0..EACH {
                 let record = Bytes::from(format!("{appender} {number}"));
                 given.push((
-                    spool.append(record.clone()).await.expect("append succeeds"),
+                    spool
+                        .append(fresh_id(), record.clone())
+                        .await
+                        .expect("append succeeds"),
                     record,
                 ));
             }
@@ -490,7 +508,7 @@ pub async fn closing_finishes_what_was_accepted_and_refuses_the_rest<F: SpoolFix
     let mut appends = tokio::task::JoinSet::new();
     for number in 0..50 {
         let spool = spool.clone();
-        appends.spawn(async move { (number, spool.append(record(number)).await) });
+        appends.spawn(async move { (number, spool.append(fresh_id(), record(number)).await) });
     }
     tokio::task::yield_now().await;
     soon("close", spool.close()).await;
@@ -505,7 +523,7 @@ pub async fn closing_finishes_what_was_accepted_and_refuses_the_rest<F: SpoolFix
         }
     }
     assert_eq!(
-        soon("append", spool.append(record(1))).await,
+        soon("append", spool.append(fresh_id(), record(1))).await,
         Err(AppendError::Closed)
     );
     assert!(matches!(
@@ -548,7 +566,7 @@ pub async fn any_order_of_calls_agrees_with_a_model<F: SpoolFixture>(fixture: &F
             0..=3 => {
                 for _ in 0..=below(6) {
                     last += 1;
-                    let stored = soon(&at, spool.append(record(last))).await;
+                    let stored = soon(&at, spool.append(fresh_id(), record(last))).await;
                     assert_eq!(stored, Ok(Sequence(last)), "{at}");
                 }
             }

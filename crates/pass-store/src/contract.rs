@@ -344,6 +344,14 @@ pub enum Error {
     /// The database is set up in a way that would break a guarantee.
     #[error("unfit database: {0}")]
     Unfit(String),
+    /// The schema is older than this release; opening succeeds once somebody has migrated it.
+    #[error(
+        "the schema lacks {lacking} migrations: run `pass-state migrate`, or set store.migrations = \"auto\""
+    )]
+    NotMigrated {
+        /// How many.
+        lacking: usize,
+    },
 }
 
 impl Error {
@@ -352,7 +360,9 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Unavailable(_) | Error::OutcomeUnknown(_) => true,
-            Error::Refused(_) | Error::Corrupt(_) | Error::Unfit(_) => false,
+            Error::Refused(_) | Error::Corrupt(_) | Error::Unfit(_) | Error::NotMigrated { .. } => {
+                false
+            }
         }
     }
 
@@ -360,7 +370,11 @@ impl Error {
     #[must_use]
     pub fn is_certainly_not_done(&self) -> bool {
         match self {
-            Error::Unavailable(_) | Error::Refused(_) | Error::Corrupt(_) | Error::Unfit(_) => true,
+            Error::Unavailable(_)
+            | Error::Refused(_)
+            | Error::Corrupt(_)
+            | Error::Unfit(_)
+            | Error::NotMigrated { .. } => true,
             Error::OutcomeUnknown(_) => false,
         }
     }
@@ -395,6 +409,13 @@ pub trait PassStore: Send + Sync + 'static {
 
     /// The end of the log.
     async fn head(&self) -> Result<Head, Error>;
+
+    /// Hints that another process has committed: the value changes. A hint may be late or lost, which costs
+    /// time and nothing else, since whoever follows the log asks for [`PassStore::head`] now and then anyway.
+    /// `None` if this store has no such hints.
+    fn hints(&self) -> Option<tokio::sync::watch::Receiver<u64>> {
+        None
+    }
 
     /// About the log.
     async fn log_info(&self) -> Result<LogInfo, Error>;

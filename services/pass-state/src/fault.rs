@@ -14,7 +14,10 @@ pub(crate) fn of_store(error: &store::Error) -> Fault {
             tracing::warn!(error = %error, "a transaction's outcome is unknown");
             store_unavailable()
         }
-        store::Error::Refused(_) | store::Error::Corrupt(_) | store::Error::Unfit(_) => {
+        store::Error::Refused(_)
+        | store::Error::Corrupt(_)
+        | store::Error::Unfit(_)
+        | store::Error::NotMigrated { .. } => {
             tracing::error!(error = %error, "the store failed for good");
             internal()
         }

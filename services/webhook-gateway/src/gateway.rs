@@ -278,6 +278,7 @@ async fn poisoned(spool: &dyn Spool, check: &Check) -> Arc<str> {
             SpoolHealth::Ok | SpoolHealth::Slow => State::Ok,
             SpoolHealth::Stuck => State::NotReady("the disk does not answer".to_owned()),
             SpoolHealth::Full => State::NotReady("the spool is full".to_owned()),
+            SpoolHealth::Unavailable(reason) => State::NotReady(format!("the spool: {reason}")),
             SpoolHealth::Poisoned(reason) => {
                 tracing::error!(reason = %reason, "the spool failed; this process answers 503 and ends");
                 check.not_ready("the spool failed");

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use pass_sources::{AuthConfig, SecretConfig, SourceConfig, UndecodablePolicy};
 use pass_spool::{
-    AppendError, EmbeddedOptions, EmbeddedSpool, LeaseError, Leased, RewindError, RewindOutcome,
-    Sequence, SettleError, Spool, SpoolHealth, SpoolId, SpoolStatus,
+    AppendError, EmbeddedOptions, EmbeddedSpool, LeaseError, Leased, RecordId, RewindError,
+    RewindOutcome, Sequence, SettleError, Spool, SpoolHealth, SpoolId, SpoolStatus,
 };
 use service_kit::clock::Clock;
 use service_kit::config::Origin;
@@ -143,7 +143,7 @@ impl Spool for StubSpool {
         SpoolId::from_bytes([7; 16])
     }
 
-    async fn append(&self, _record: Bytes) -> Result<Sequence, AppendError> {
+    async fn append(&self, _id: RecordId, _record: Bytes) -> Result<Sequence, AppendError> {
         self.gate.acquire().await.unwrap().forget();
         self.append.clone()
     }
@@ -176,6 +176,7 @@ impl Spool for StubSpool {
             oldest_unsettled_age: None,
             sync_last: Duration::ZERO,
             health: self.health.clone(),
+            unproven: None,
         }
     }
 

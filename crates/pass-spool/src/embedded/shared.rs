@@ -255,6 +255,7 @@ impl Shared {
             oldest_unsettled_age: oldest.map(|(time_ms, _)| age_of(time_ms, clock())),
             sync_last,
             health,
+            unproven: None,
         }
     }
 }

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use super::EmbeddedSpool;
 use super::options::EmbeddedOptions;
-use crate::suite::SpoolFixture;
+use crate::suite::{SpoolFixture, fresh_id};
 use crate::{Sequence, Spool, SpoolId};
 
 /// No wait may take longer.
@@ -154,7 +154,10 @@ fn record(number: u64) -> Bytes {
 /// Appends one after the other, so that each record is a group of its own.
 async fn append(spool: &EmbeddedSpool, numbers: std::ops::RangeInclusive<u64>) {
     for number in numbers {
-        assert_eq!(spool.append(record(number)).await, Ok(Sequence(number)));
+        assert_eq!(
+            spool.append(fresh_id(), record(number)).await,
+            Ok(Sequence(number))
+        );
     }
 }
 

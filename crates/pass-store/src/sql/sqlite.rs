@@ -287,9 +287,7 @@ async fn migrate(connection: &DatabaseConnection, migrate: bool) -> Result<(), E
     }
     match pass_migration::pending(connection).await.map_err(unfit)? {
         0 => Ok(()),
-        lacking => Err(Error::Unfit(format!(
-            "the schema lacks {lacking} migrations: run the migrate command, or allow migrations"
-        ))),
+        lacking => Err(Error::NotMigrated { lacking }),
     }
 }
 

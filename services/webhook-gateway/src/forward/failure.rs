@@ -110,6 +110,8 @@ impl Failure {
                 LeaseError::Dropped { .. }
                 | LeaseError::Read { .. }
                 | LeaseError::Poisoned(_)
+                | LeaseError::Unavailable(_)
+                | LeaseError::TurnLost
                 | LeaseError::Closed,
             ) => Remedy::Retry,
             Failure::Fenced => Remedy::Fenced,

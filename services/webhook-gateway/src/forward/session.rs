@@ -201,6 +201,7 @@ impl<'a> Session<'a> {
                 .await
                 .map_err(|error| match error {
                     RewindError::Ahead { last } => Failure::SpoolBehind { committed, last },
+                    RewindError::Unavailable(reason) => LeaseError::Unavailable(reason).into(),
                     RewindError::Closed => Failure::SpoolClosed,
                 })?;
         if let Some(missing) = outcome.missing {

@@ -13,7 +13,7 @@ use pass_proto::convert::delivery_to_wire;
 use pass_proto::status::Fault;
 use pass_proto::v1;
 use pass_proto::v1::ingest_response::Message as Ours;
-use pass_spool::{EmbeddedSpool, Sequence, Spool};
+use pass_spool::{EmbeddedSpool, RecordId, Sequence, Spool};
 use service_kit::admin::Readiness;
 use service_kit::config::Duration as Millis;
 use service_kit::grpc::{self, ChannelConfig};
@@ -112,7 +112,7 @@ impl Rig {
     async fn append(&self, count: u8) {
         for number in 0..count {
             self.spool
-                .append(record::encode(&wire(number)))
+                .append(RecordId([0; 16]), record::encode(&wire(number)))
                 .await
                 .unwrap();
         }
@@ -370,7 +370,10 @@ async fn messages_stay_below_what_pass_state_takes() {
     for number in 0..40 {
         let delivery = delivery(number, &vec![b'x'; 1_000]);
         rig.spool
-            .append(record::encode(&delivery_to_wire(&delivery)))
+            .append(
+                RecordId([0; 16]),
+                record::encode(&delivery_to_wire(&delivery)),
+            )
             .await
             .unwrap();
     }
@@ -534,7 +537,10 @@ async fn the_hop_of_a_sampled_delivery_is_a_span_of_its_trace() {
             tracestate: "vendor=1".to_owned(),
         };
         rig.spool
-            .append(record::encode(&delivery_to_wire(&delivery)))
+            .append(
+                RecordId([0; 16]),
+                record::encode(&delivery_to_wire(&delivery)),
+            )
             .await
             .unwrap();
     }

@@ -20,7 +20,7 @@ use pass_domain::time;
 use pass_proto::convert::{delivery_into_wire, reason_to_wire};
 use pass_proto::v1;
 use pass_sources::{RefusalCause, UndecodablePolicy, Verified, method_from_http};
-use pass_spool::AppendError;
+use pass_spool::{AppendError, RecordId};
 use service_kit::listener::{BodyError, PeerAddr, read_body};
 use service_kit::telemetry;
 use tracing::Span;
@@ -166,10 +166,14 @@ impl Call<'_> {
         if let Some(span) = self.span {
             span.record("delivery.id", tracing::field::display(&told.id));
         }
-        let sequence = match edge.spool.append(record).await {
+        let sequence = match edge
+            .spool
+            .append(RecordId(*told.id.as_bytes()), record)
+            .await
+        {
             Ok(sequence) => sequence,
             Err(AppendError::Full) => return Refused::because(Tally::Full, Problem::SpoolFull),
-            Err(AppendError::Stuck | AppendError::Poisoned(_)) => {
+            Err(AppendError::Stuck | AppendError::Poisoned(_) | AppendError::Unavailable(_)) => {
                 return Refused::because(Tally::Storage, Problem::Storage);
             }
             Err(AppendError::Closed) => {

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::{Bench, append, assert_holds, dir_copy, files, lease_numbers, record};
 use crate::embedded::format::{FRAME_HEADER_BYTES, FrameHeader, SEGMENT_HEADER_BYTES, frame_seed};
+use crate::suite::fresh_id;
 use crate::{EmbeddedSpool, OpenError, Sequence, Spool, SpoolId, quarantine_damage};
 
 /// The frames of a segment file, as ranges of bytes.
@@ -248,7 +249,7 @@ async fn a_log_that_ends_before_the_settled_mark_is_damage_and_never_reuses_sequ
         waited.is_err(),
         "a gap at the end holds nothing to lease: {waited:?}"
     );
-    assert_eq!(spool.append(record(6)).await, Ok(Sequence(6)));
+    assert_eq!(spool.append(fresh_id(), record(6)).await, Ok(Sequence(6)));
     assert_eq!(lease_numbers(&spool, 6).await, [6]);
     spool.close().await;
 }
@@ -296,8 +297,14 @@ async fn a_record_that_looks_like_a_frame_is_only_a_record() {
 
     let other = bench.temp.path().join("other");
     let spool = EmbeddedSpool::open(bench.options_at(&other)).expect("opens");
-    spool.append(record(1)).await.expect("append succeeds");
-    spool.append(hostile.into()).await.expect("append succeeds");
+    spool
+        .append(fresh_id(), record(1))
+        .await
+        .expect("append succeeds");
+    spool
+        .append(fresh_id(), hostile.into())
+        .await
+        .expect("append succeeds");
     let id = spool.id();
     let case = bench.temp.path().join("case");
     dir_copy(&other, &case);
@@ -323,7 +330,7 @@ proptest! {
             let bench = Bench::with_segments(32 << 10, 8000);
             let spool = bench.open();
             append(&spool, 1..=groups).await;
-            spool.append(vec![0x5a; size].into()).await.expect("append succeeds");
+            spool.append(fresh_id(), vec![0x5a; size].into()).await.expect("append succeeds");
             let id = spool.id();
             let killed = bench.copy("killed");
             spool.close().await;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::{Bench, append, assert_holds, files, lease_numbers, record, wait_for};
+use crate::suite::fresh_id;
 use crate::{
     AppendError, DiskOp, EmbeddedSpool, FaultHook, LeaseError, Sequence, Spool, SpoolHealth,
 };
@@ -76,7 +77,7 @@ async fn any_error_on_a_live_segment_poisons_and_nothing_touches_it_again() {
             let mut waiting = tokio::task::JoinSet::new();
             for number in 0..10 {
                 let spool = spool.clone();
-                waiting.spawn(async move { spool.append(record(number)).await });
+                waiting.spawn(async move { spool.append(fresh_id(), record(number)).await });
             }
             while let Some(answer) = waiting.join_next().await {
                 let answer = answer.expect("no panic");
@@ -87,7 +88,7 @@ async fn any_error_on_a_live_segment_poisons_and_nothing_touches_it_again() {
             }
             switch.on.store(false, Ordering::SeqCst);
             assert!(matches!(
-                spool.append(record(4)).await,
+                spool.append(fresh_id(), record(4)).await,
                 Err(AppendError::Poisoned(_))
             ));
             assert!(matches!(spool.status().health, SpoolHealth::Poisoned(_)));
@@ -143,7 +144,7 @@ async fn lack_of_room_for_a_new_segment_is_back_pressure_and_passes() {
             switch.on.store(true, Ordering::SeqCst);
             let mut last = 1;
             let refused = loop {
-                match spool.append(record(last + 1)).await {
+                match spool.append(fresh_id(), record(last + 1)).await {
                     Ok(sequence) => last = sequence.0,
                     Err(error) => break error,
                 }
@@ -196,7 +197,7 @@ async fn other_errors_while_preparing_a_segment_poison() {
             switch.on.store(true, Ordering::SeqCst);
             let mut last = 1;
             let refused = loop {
-                match spool.append(record(last + 1)).await {
+                match spool.append(fresh_id(), record(last + 1)).await {
                     Ok(sequence) => last = sequence.0,
                     Err(error) => break error,
                 }
@@ -245,7 +246,7 @@ async fn dying_at_any_storage_call_loses_nothing_that_was_answered() {
                         "life {life} with {allowed} calls lost records"
                     );
                     while last < answered + 8 {
-                        match spool.append(record(last + 1)).await {
+                        match spool.append(fresh_id(), record(last + 1)).await {
                             Ok(sequence) => {
                                 assert_eq!(sequence.0, last + 1);
                                 last = sequence.0;
@@ -297,7 +298,7 @@ async fn the_planted_defect_answers_before_the_sync() {
     let spool = EmbeddedSpool::open(options).expect("opens");
     switch.on.store(true, Ordering::SeqCst);
     assert_eq!(
-        spool.append(record(1)).await,
+        spool.append(fresh_id(), record(1)).await,
         Ok(Sequence(1)),
         "answered although the sync fails"
     );
@@ -330,7 +331,7 @@ async fn an_answer_never_comes_before_its_sync() {
     gate.store(true, Ordering::SeqCst);
     let waiting = tokio::spawn({
         let spool = spool.clone();
-        async move { spool.append(record(2)).await }
+        async move { spool.append(fresh_id(), record(2)).await }
     });
     wait_for("the sync", || in_sync.load(Ordering::SeqCst)).await;
     assert!(!waiting.is_finished());
@@ -371,7 +372,7 @@ async fn a_stuck_disk_shows_in_health_and_answers_waiters_in_time() {
     let mut waiting = tokio::task::JoinSet::new();
     for number in 2..30 {
         let spool = spool.clone();
-        waiting.spawn(async move { spool.append(record(number)).await });
+        waiting.spawn(async move { spool.append(fresh_id(), record(number)).await });
     }
     wait_for("slow", || spool.status().health == SpoolHealth::Slow).await;
     wait_for("stuck", || spool.status().health == SpoolHealth::Stuck).await;
@@ -385,7 +386,7 @@ async fn a_stuck_disk_shows_in_health_and_answers_waiters_in_time() {
         began.elapsed()
     );
     assert_eq!(
-        spool.append(record(99)).await,
+        spool.append(fresh_id(), record(99)).await,
         Err(AppendError::Stuck),
         "refused at once while it lasts"
     );
@@ -394,7 +395,7 @@ async fn a_stuck_disk_shows_in_health_and_answers_waiters_in_time() {
         syncs.load(Ordering::SeqCst) <= 3,
         "those who queued did not share a sync"
     );
-    assert_eq!(spool.append(record(30)).await, Ok(Sequence(30)));
+    assert_eq!(spool.append(fresh_id(), record(30)).await, Ok(Sequence(30)));
     assert_eq!(spool.status().health, SpoolHealth::Ok);
     spool.close().await;
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use super::{Bench, append, files, lease_numbers, record, wait_for};
+use crate::suite::fresh_id;
 use crate::{AppendError, EmbeddedSpool, RewindOutcome, Sequence, Spool, SpoolHealth};
 
 #[tokio::test]
@@ -41,7 +42,7 @@ async fn settled_segments_are_dropped_by_age_and_the_missing_range_is_named() {
 
     let spool = bench.open();
     assert_eq!((spool.id(), spool.status().oldest_kept.0), (id, oldest));
-    assert_eq!(spool.append(record(32)).await, Ok(Sequence(32)));
+    assert_eq!(spool.append(fresh_id(), record(32)).await, Ok(Sequence(32)));
     spool.close().await;
 }
 
@@ -141,7 +142,7 @@ async fn a_full_spool_refuses_keeps_giving_and_recovers_by_itself() {
     let spool = EmbeddedSpool::open(options).expect("opens");
     let mut last = 0;
     let refused = loop {
-        match spool.append(record(last + 1)).await {
+        match spool.append(fresh_id(), record(last + 1)).await {
             Ok(sequence) => last = sequence.0,
             Err(error) => break error,
         }
@@ -160,7 +161,7 @@ async fn a_full_spool_refuses_keeps_giving_and_recovers_by_itself() {
     spool.settle(Sequence(last)).await.expect("settle succeeds");
     wait_for("room", || spool.status().health == SpoolHealth::Ok).await;
     assert_eq!(
-        spool.append(record(last + 1)).await,
+        spool.append(fresh_id(), record(last + 1)).await,
         Ok(Sequence(last + 1)),
         "no sequence was wasted"
     );

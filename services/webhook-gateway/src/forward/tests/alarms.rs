@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use pass_spool::{
-    AppendError, LeaseError, Leased, RewindError, RewindOutcome, SettleError, SpoolId, SpoolStatus,
+    AppendError, LeaseError, Leased, RecordId, RewindError, RewindOutcome, SettleError, SpoolId,
+    SpoolStatus,
 };
 
 use super::*;
@@ -15,8 +16,8 @@ impl Spool for Holed {
     fn id(&self) -> SpoolId {
         self.0.id()
     }
-    async fn append(&self, record: Bytes) -> Result<Sequence, AppendError> {
-        self.0.append(record).await
+    async fn append(&self, id: RecordId, record: Bytes) -> Result<Sequence, AppendError> {
+        self.0.append(id, record).await
     }
     async fn lease(&self, records: usize, bytes: usize) -> Result<Vec<Leased>, LeaseError> {
         loop {
@@ -193,7 +194,10 @@ async fn a_record_that_cannot_be_read_holds_up_what_follows_and_nothing_before_i
     let mut rig = Rig::new().await;
     rig.append(2).await;
     rig.spool
-        .append(Bytes::from_static(b"\x09from another release"))
+        .append(
+            RecordId([0; 16]),
+            Bytes::from_static(b"\x09from another release"),
+        )
         .await
         .unwrap();
     rig.append(1).await;
@@ -228,7 +232,10 @@ async fn deliveries_that_can_no_longer_be_given_again_are_named() {
         let body = vec![b'x'; BODY_BYTES_MAX];
         last = rig
             .spool
-            .append(record::encode(&delivery_to_wire(&delivery(1, &body))))
+            .append(
+                RecordId([0; 16]),
+                record::encode(&delivery_to_wire(&delivery(1, &body))),
+            )
             .await
             .unwrap()
             .0;
