@@ -20,7 +20,7 @@ async fn a_hundred_thousand_records_pass_through_in_order() {
         tasks.spawn(async move {
             for _ in 0..EACH {
                 spool
-                    .append(payload.clone())
+                    .append(crate::suite::fresh_id(), payload.clone())
                     .await
                     .expect("append succeeds");
             }
@@ -64,7 +64,7 @@ async fn a_large_backlog_is_opened_within_its_bound() {
         tasks.spawn(async move {
             for _ in 0..RECORDS / 64 {
                 spool
-                    .append(payload.clone())
+                    .append(crate::suite::fresh_id(), payload.clone())
                     .await
                     .expect("append succeeds");
             }
