@@ -12,4 +12,4 @@ mod stored;
 pub mod suite;
 
 pub use contract::*;
-pub use sql::{SqlStore, SqliteOptions};
+pub use sql::{PostgresOptions, SqlStore, SqliteOptions};

@@ -11,6 +11,7 @@ mod entity;
 mod events;
 mod outbox;
 mod passes;
+mod postgres;
 mod quarantine;
 mod rows;
 mod spools;
@@ -20,6 +21,7 @@ mod statements;
 mod tests;
 mod texts;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use pass_domain::Timestamp;
@@ -40,6 +42,7 @@ use crate::contract::{
     PassOrder, PassRecord, PassStore, Replayed, Scope, SpoolHello, SpoolOpened,
 };
 
+pub use self::postgres::PostgresOptions;
 pub use self::sqlite::SqliteOptions;
 
 /// Most rows that one call examines, whatever it asks for.
@@ -70,6 +73,28 @@ impl SqlStore {
             statements,
             fatal: watch::Sender::new(None),
         })
+    }
+
+    /// Opens a store on PostgreSQL. Needs a tokio runtime, on which it listens to other processes' commits.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] if the server, its settings or the schema would break a guarantee; it names the fix.
+    /// [`Error::NotMigrated`] if the schema is older and may not be migrated. [`Error::Unavailable`] if the
+    /// server cannot be reached, or is a standby.
+    pub async fn open_postgres(options: PostgresOptions) -> Result<Self, Error> {
+        let _ = options;
+        Err(Error::Unfit(
+            "this build has no PostgreSQL store yet; use SQLite".to_owned(),
+        ))
+    }
+
+    /// Makes a consistent copy of the database in a new file, while it is in use, and makes it durable.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] if the file exists or cannot be made, and on PostgreSQL, which has tools of its own
+    /// for this; otherwise what the database says. No file is left behind.
+    pub async fn backup(&self, to: &Path) -> Result<(), Error> {
+        sqlite::backup(&self.connections, to).await
     }
 
     /// Tells when the process must not go on with this database (an IO error, a damaged file), and why. Then

@@ -5,6 +5,7 @@
 //! `BEGIN IMMEDIATE`, and a few readers that cannot write. Checkpoints run on a connection of their own,
 //! off the write path (see [`checkpoint`]). Only local file systems: WAL needs shared memory.
 
+mod backup;
 mod checkpoint;
 mod error;
 
@@ -20,6 +21,7 @@ use sea_orm::{
     TryGetable,
 };
 
+pub(super) use self::backup::backup;
 pub(super) use self::checkpoint::Checkpointer;
 pub(super) use self::error::meaning;
 use super::rows::{Failure, bits, get};

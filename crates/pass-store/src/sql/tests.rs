@@ -141,7 +141,7 @@ async fn an_unfit_file_is_refused_with_the_fix() {
     };
     let empty = open(false).await.expect_err("there is no schema");
     assert!(
-        matches!(&empty, Error::Unfit(text) if text.contains("migrate")),
+        matches!(empty, Error::NotMigrated { lacking } if lacking > 0),
         "{empty}"
     );
     open(true).await.expect("opened").close().await;
@@ -419,5 +419,48 @@ async fn a_transaction_that_sqlite_ended_by_itself_costs_no_later_commit() {
         Position(1),
         "others see what was acknowledged"
     );
+    shared.close().await;
+}
+
+// A backup is a database of its own: what was committed before is in it, what came later is not.
+#[tokio::test]
+async fn a_backup_is_a_database_that_opens() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Arc::new(
+        SqlStore::open(SqliteOptions::new(directory.path().join("log.db")))
+            .await
+            .expect("opened"),
+    );
+    let shared: Arc<dyn PassStore> = Arc::clone(&store) as Arc<dyn PassStore>;
+    let mut feed = Feed::open(&shared, 1).await;
+    feed.append([updated(1), updated(2)]).await;
+    let head = store.head().await.expect("read");
+    let copy = directory.path().join("copy.db");
+    store.backup(&copy).await.expect("copied");
+    let mode = copy.metadata().expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    feed.append([updated(3)]).await;
+
+    let before = std::fs::read(&copy).expect("read");
+    let again = store.backup(&copy).await;
+    assert!(matches!(again, Err(Error::Unfit(_))), "{again:?}");
+    assert_eq!(
+        std::fs::read(&copy).expect("read"),
+        before,
+        "what is there is left alone"
+    );
+    let nowhere = directory.path().join("no such directory/copy.db");
+    assert!(matches!(store.backup(&nowhere).await, Err(Error::Unfit(_))));
+
+    let copied = SqlStore::open(SqliteOptions {
+        migrate: false,
+        ..SqliteOptions::new(&copy)
+    })
+    .await
+    .expect("opened");
+    assert_eq!(copied.head().await.expect("read"), head);
+    assert_eq!(whole_log(&copied).await.len(), 2);
+    assert_eq!(store.head().await.expect("read").position, Position(3));
+    copied.close().await;
     shared.close().await;
 }

@@ -56,6 +56,11 @@ impl Checkpointer {
         }
     }
 
+    /// The connection that is not on the path of any call.
+    pub(super) fn connection(&self) -> &DatabaseConnection {
+        &self.connection
+    }
+
     /// Ends the task and closes its connection.
     pub(in crate::sql) async fn close(&self) {
         self.task.abort();
