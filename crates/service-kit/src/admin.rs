@@ -56,9 +56,21 @@ pub fn limits() -> HttpLimits {
 pub enum State {
     /// It can.
     Ok,
+    /// It can, but not as well as it should, and why; shown to operators like
+    /// the reason below. Counts as ready.
+    Warned(String),
     /// It can't, and why; shown to operators, so no secrets or personal data.
     /// Cut at 256 bytes.
     NotReady(String),
+}
+
+impl State {
+    fn is_ready(&self) -> bool {
+        match self {
+            State::Ok | State::Warned(_) => true,
+            State::NotReady(_) => false,
+        }
+    }
 }
 
 /// The registry of checks of one service.
@@ -132,10 +144,14 @@ impl Readiness {
             .iter()
             .map(|(name, state)| Line {
                 name,
-                ready: *state == State::Ok,
+                ready: state.is_ready(),
                 reason: match state {
-                    State::Ok => None,
+                    State::Ok | State::Warned(_) => None,
                     State::NotReady(reason) => Some(reason.clone()),
+                },
+                warning: match state {
+                    State::Ok | State::NotReady(_) => None,
+                    State::Warned(warning) => Some(warning.clone()),
                 },
             })
             .collect();
@@ -145,6 +161,7 @@ impl Readiness {
                 name: "shutdown",
                 ready: false,
                 reason: Some("draining".to_owned()),
+                warning: None,
             });
         }
         Report {
@@ -155,7 +172,7 @@ impl Readiness {
 }
 
 fn all_ok(checks: &BTreeMap<&'static str, State>) -> bool {
-    checks.values().all(|state| *state == State::Ok)
+    checks.values().all(State::is_ready)
 }
 
 /// One named check; whoever owns the part sets it. Clones set the same check.
@@ -168,14 +185,16 @@ pub struct Check {
 impl Check {
     /// Sets the state; setting the same again wakes nobody.
     pub fn set(&self, state: State) {
-        let state = match state {
-            State::NotReady(mut reason) => {
-                reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
-                State::NotReady(reason)
-            }
-            State::Ok => State::Ok,
+        let cut = |mut text: String| {
+            text.truncate(text.floor_char_boundary(REASON_BYTES_MAX));
+            text
         };
-        let ready = state == State::Ok;
+        let state = match state {
+            State::Ok => State::Ok,
+            State::Warned(warning) => State::Warned(cut(warning)),
+            State::NotReady(reason) => State::NotReady(cut(reason)),
+        };
+        let ready = state.is_ready();
         let changed = self.checks.send_if_modified(|checks| {
             if checks.get(self.name) == Some(&state) {
                 return false;
@@ -211,6 +230,8 @@ struct Line {
     ready: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
 }
 
 /// What `/version` answers.
@@ -226,7 +247,7 @@ pub struct Version {
 ///
 /// - `GET /livez`: 200 `ok` as long as the process answers at all.
 /// - `GET /readyz`: 200, or 503 if a check is not ready or draining has begun;
-///   both with JSON `{"ready", "checks": [{"name", "ready", "reason"}]}`.
+///   both with JSON `{"ready", "checks": [{"name", "ready", "reason", "warning"}]}`.
 /// - `GET /version`: JSON.
 pub fn router(readiness: Readiness, version: Version) -> Router {
     Router::new()
@@ -304,6 +325,13 @@ mod tests {
         assert_eq!(ask(&router, "/readyz").await.0, StatusCode::OK);
         spool.not_ready("é".repeat(200));
         assert!(ask(&router, "/readyz").await.1.contains(&"é".repeat(128)));
+        spool.set(State::Warned("unproven".to_owned()));
+        let (status, text) = ask(&router, "/readyz").await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(
+            text.contains(r#"{"name":"spool","ready":true,"warning":"unproven"}"#),
+            "{text}"
+        );
         spool.ok();
 
         shutdown.advance(Phase::Draining);
