@@ -1,21 +1,26 @@
 //! What the test suites of several crates share: waiting for a condition, ports that stay ours, real servers
-//! that a test may stop and kill ([`TestPostgres`]), and the outside programs that tests use.
+//! that a test may stop and kill ([`TestPostgres`], [`TestNats`]), a network that fails on request
+//! ([`ChaosProxy`]), and the outside programs that tests use.
 //!
 //! It knows nothing of passes, spools or services, and is a dependency of tests only. Start reading at
 //! [`wait_for`].
 
 mod home;
+mod nats;
 mod ports;
 mod postgres;
 mod process;
+mod proxy;
 mod wait;
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 
+pub use nats::{NatsSettings, TestNats};
 pub use ports::PortLease;
 pub use postgres::TestPostgres;
+pub use proxy::{ChaosProxy, Cut};
 pub use wait::{POLL_INTERVAL, wait_for};
 
 /// Finds an outside program by the environment variable that `tests/run` sets, such as `PASSLINE_STRACE`.
