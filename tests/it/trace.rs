@@ -44,7 +44,7 @@ async fn start_gateway(dir: &Path, state: &PortLease) -> (Running, std::net::Soc
     let mut config = webhook_gateway::Config::default();
     config.http.listen.set_port(0);
     config.admin.listen.set_port(0);
-    config.pass_state.endpoint = format!("http://{}", state.address());
+    config.pass_state.endpoint = format!("http://{}", state.address()).into();
     config.spool.segment_bytes = service_kit::config::ByteSize::from_mib(4);
     config.sources = vec![source_config("standard").unwrap()];
     let dependencies = webhook_gateway::Dependencies {

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use pass_proto::v1::pass_service_client::PassServiceClient;
 use pass_proto::v1::{ListEventsRequest, PassEvent};
-use service_kit::grpc::{ChannelConfig, channel};
-use tonic::transport::Channel;
+use service_kit::grpc::{Channel, ChannelConfig, channel};
 
 use crate::Failure;
 
@@ -18,10 +17,10 @@ const PAGE_EVENTS: i32 = 500;
 /// Most events of one pass that are read for a timeline.
 pub(crate) const TIMELINE_EVENTS_MAX: usize = 10_000;
 
-/// Makes a channel to `server`; it connects at the first call.
+/// Makes a channel to `server`, or to several separated by commas; it connects at the first call.
 pub(crate) fn connect(server: &str) -> Result<Channel, Failure> {
     let config = ChannelConfig {
-        endpoint: server.to_owned(),
+        endpoint: server.into(),
         ..ChannelConfig::default()
     };
     channel(&config).map_err(|error| Failure::Usage(error.to_string()))

@@ -20,9 +20,9 @@ use pass_proto::v1::{
 };
 use pass_sources::{SourceConfig, samples};
 use service_kit::config::process_env;
+use service_kit::grpc::Channel;
 use tempfile::TempDir;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 use crate::args::DemoArgs;
 use crate::config::Both;

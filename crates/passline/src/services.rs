@@ -74,7 +74,7 @@ impl Services {
         .await
         .map_err(|error| Failure::Failed(format!("pass_state.{}", chain(&error))))?;
         let grpc = reachable(pass_state.grpc_addr());
-        gateway.pass_state.endpoint = format!("http://{grpc}");
+        gateway.pass_state.endpoint = format!("http://{grpc}").into();
         let gateway = Gateway::build(
             gateway,
             webhook_gateway::Dependencies {

@@ -12,7 +12,7 @@ use pass_proto::v1::subscribe_request::Start;
 use pass_proto::v1::subscribe_response::Frame;
 use pass_proto::v1::subscription_service_client::SubscriptionServiceClient;
 use pass_proto::v1::{SubscribeRequest, SubscribeResponse};
-use tonic::transport::Channel;
+use service_kit::grpc::Channel;
 use tonic::{Code, Status, Streaming};
 
 use crate::args::TailArgs;

@@ -1,7 +1,7 @@
-//! The gRPC edge: a tonic server and channel with limits, and health that
-//! follows readiness.
+//! The gRPC edge: a tonic server with limits, health that follows readiness,
+//! and a channel over all replicas of a server ([`Channel`]).
 //!
-//! Three things here are not plain tonic settings:
+//! Three things of the server are not plain tonic settings:
 //!
 //! - **Connections** are accepted by [`GrpcListener`], which caps their number,
 //!   closes one that has not sent the HTTP/2 preface in time (tonic would hold
@@ -20,18 +20,20 @@
 //! (a shorter deadline of the client wins); streams need watchdogs of their
 //! own.
 
-use std::time::Duration as StdDuration;
-
 use serde::{Deserialize, Serialize};
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::admin::Readiness;
 use crate::config::{ByteSize, Duration, Faults, Validate};
 
+mod channel;
 mod listener;
 
+pub use channel::{
+    Channel, ChannelConfig, EndpointError, Endpoints, Resolve, SystemResolver, channel,
+};
 pub use listener::{Connection, GrpcListener};
 
 /// Limits of a gRPC server. Every key has a default and a ceiling.
@@ -159,100 +161,6 @@ pub fn server(limits: &GrpcLimits) -> Server {
         )
         .http2_max_pending_accept_reset_streams(Some(limits.pending_resets_max))
         .http2_max_local_error_reset_streams(Some(limits.error_resets_max))
-}
-
-/// A client's side of a gRPC connection. Every key has a default and a ceiling.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ChannelConfig {
-    /// Where the server is, as `http://host:port`. Default
-    /// `http://127.0.0.1:50051`.
-    pub endpoint: String,
-    /// Time for one attempt to connect, up to 60 s. Default 5 s.
-    pub connect_timeout: Duration,
-    /// How often the connection is pinged, 1 s to 10 min. Default 20 s.
-    pub keepalive_interval: Duration,
-    /// Time for the answer to a ping, up to 1 min. Default 10 s.
-    pub keepalive_timeout: Duration,
-}
-
-impl Default for ChannelConfig {
-    fn default() -> Self {
-        Self {
-            endpoint: "http://127.0.0.1:50051".to_owned(),
-            connect_timeout: Duration::from_secs(5),
-            keepalive_interval: Duration::from_secs(20),
-            keepalive_timeout: Duration::from_secs(10),
-        }
-    }
-}
-
-impl Validate for ChannelConfig {
-    fn validate(&self, faults: &mut Faults) {
-        let least = Duration::from_millis(1);
-        if endpoint(&self.endpoint).is_err() {
-            faults.invalid(
-                "endpoint",
-                "not the URI of a plaintext gRPC server",
-                "http://host:port",
-                "write the scheme, the host and the port",
-            );
-        }
-        faults.in_range(
-            "connect_timeout",
-            self.connect_timeout,
-            least..=Duration::from_secs(60),
-        );
-        faults.in_range(
-            "keepalive_interval",
-            self.keepalive_interval,
-            Duration::from_secs(1)..=Duration::from_mins(10),
-        );
-        faults.in_range(
-            "keepalive_timeout",
-            self.keepalive_timeout,
-            least..=Duration::from_mins(1),
-        );
-    }
-}
-
-/// An endpoint that can't be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{endpoint}` is no plaintext gRPC endpoint; write http://host:port")]
-pub struct EndpointError {
-    /// The text that was given.
-    pub endpoint: String,
-}
-
-fn endpoint(text: &str) -> Result<Endpoint, EndpointError> {
-    let refuse = || EndpointError {
-        endpoint: text.to_owned(),
-    };
-    let endpoint = Endpoint::from_shared(text.to_owned()).map_err(|_| refuse())?;
-    let uri = endpoint.uri();
-    if uri.scheme() != Some(&http::uri::Scheme::HTTP) || uri.host().is_none_or(str::is_empty) {
-        return Err(refuse());
-    }
-    Ok(endpoint)
-}
-
-/// Makes a channel that connects when first used and again after a failure.
-///
-/// It pings also when idle, so a dead peer is noticed within
-/// `keepalive_interval + keepalive_timeout`. It has no timeout for calls: each
-/// call sets its own. Must be called within a tokio runtime.
-///
-/// # Errors
-/// Fails if the endpoint is not `http://host:port`.
-pub fn channel(config: &ChannelConfig) -> Result<Channel, EndpointError> {
-    Ok(endpoint(&config.endpoint)?
-        .connect_timeout(config.connect_timeout.get())
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(StdDuration::from_secs(60)))
-        .http2_keep_alive_interval(config.keepalive_interval.get())
-        .keep_alive_timeout(config.keepalive_timeout.get())
-        .keep_alive_while_idle(true)
-        .connect_lazy())
 }
 
 /// Keeps the health service in step with readiness, for the server as a whole

@@ -19,10 +19,10 @@ use std::time::Duration;
 
 use pass_spool::Spool;
 use service_kit::admin::Check;
+use service_kit::grpc::Channel;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use crate::books::Books;
 use crate::config::Forward;

@@ -89,7 +89,7 @@ pub struct Gateway {
     admin: HttpListener,
     forward: watch::Sender<ForwardStatus>,
     observer: Arc<Observer>,
-    channel: tonic::transport::Channel,
+    channel: grpc::Channel,
 }
 
 impl Gateway {

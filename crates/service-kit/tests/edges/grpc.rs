@@ -7,7 +7,7 @@ use axum::routing::post;
 use service_kit::admin::Readiness;
 use service_kit::config::{Duration, Faults, Validate as _};
 use service_kit::grpc::{
-    ChannelConfig, GrpcLimits, GrpcListener, channel, follow_readiness, server,
+    Channel, ChannelConfig, GrpcLimits, GrpcListener, channel, follow_readiness, server,
 };
 use service_kit::shutdown::{Phase, Shutdown};
 use tokio::io::AsyncReadExt as _;
@@ -16,7 +16,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::service::Routes;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -67,7 +66,7 @@ async fn start(limits: GrpcLimits) -> Edge {
 impl Edge {
     fn channel(&self) -> Channel {
         channel(&ChannelConfig {
-            endpoint: format!("http://{}", self.addr),
+            endpoint: format!("http://{}", self.addr).into(),
             ..ChannelConfig::default()
         })
         .unwrap()
@@ -267,7 +266,7 @@ async fn an_answer_that_does_not_begin_in_time_is_an_error() {
 async fn a_channel_connects_later_and_refuses_what_is_no_endpoint() {
     // Nobody listens there: making the channel succeeds, the call does not.
     let client = channel(&ChannelConfig {
-        endpoint: "http://127.0.0.1:1".to_owned(),
+        endpoint: "http://127.0.0.1:1".into(),
         ..ChannelConfig::default()
     });
     let mut client = HealthClient::new(client.unwrap());
@@ -277,7 +276,7 @@ async fn a_channel_connects_later_and_refuses_what_is_no_endpoint() {
     );
     for text in ["", "127.0.0.1:50051", "https://host:1", "http://", "/path"] {
         let config = ChannelConfig {
-            endpoint: text.to_owned(),
+            endpoint: text.into(),
             ..ChannelConfig::default()
         };
         assert!(channel(&config).is_err(), "{text:?}");

@@ -5,6 +5,7 @@
     reason = "all of this crate is tests; clippy knows only the marked functions"
 )]
 
+mod channel;
 mod grpc;
 mod http;
 

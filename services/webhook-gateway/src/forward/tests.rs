@@ -84,7 +84,7 @@ impl Rig {
             record_bytes_max: record::record_bytes_max(BODY_BYTES_MAX),
             config,
             channel: grpc::channel(&ChannelConfig {
-                endpoint: format!("http://{}", peer.addr),
+                endpoint: format!("http://{}", peer.addr).into(),
                 ..ChannelConfig::default()
             })
             .unwrap(),

@@ -24,7 +24,7 @@ fn config(pass_state: SocketAddr) -> Config {
     };
     config.http.listen = ([127, 0, 0, 1], 0).into();
     config.admin.listen = ([127, 0, 0, 1], 0).into();
-    config.pass_state.endpoint = format!("http://{pass_state}");
+    config.pass_state.endpoint = format!("http://{pass_state}").into();
     config.forward.drain_timeout = Millis::from_millis(200);
     config.spool.segment_bytes = service_kit::config::ByteSize::from_kib(64);
     config.spool.bytes_max = service_kit::config::ByteSize::from_kib(256);

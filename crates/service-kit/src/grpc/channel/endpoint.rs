@@ -1,0 +1,269 @@
+//! Endpoints as people write them, and what is behind the text.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tonic::transport::Endpoint;
+
+use crate::config::{Faults, Validate};
+
+/// Most endpoints of one channel.
+const ENDPOINTS_MAX: usize = 64;
+/// Port of `http` where none is written.
+const PORT_DEFAULT: u16 = 80;
+
+/// The endpoints of a channel: one text or a list of texts in TOML, separated by
+/// commas where there is only one text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoints(Vec<String>);
+
+/// An endpoint that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// One of the texts is no endpoint.
+    #[error("`{endpoint}` is no plaintext gRPC endpoint; write http://host:port")]
+    Malformed {
+        /// The text that was given.
+        endpoint: String,
+    },
+    /// There is none, or there are too many.
+    #[error("{count} endpoints; write 1 to {ENDPOINTS_MAX}")]
+    Count {
+        /// How many were given.
+        count: usize,
+    },
+}
+
+/// One endpoint that was checked.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    /// The configured URI; its authority is what requests carry.
+    pub(super) endpoint: Endpoint,
+    /// A name, or an address without the brackets of IPv6.
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+impl Target {
+    fn parse(text: &str) -> Result<Self, EndpointError> {
+        let refuse = || EndpointError::Malformed {
+            endpoint: text.to_owned(),
+        };
+        let endpoint = Endpoint::from_shared(text.to_owned()).map_err(|_| refuse())?;
+        let uri = endpoint.uri();
+        let host = uri.host().unwrap_or_default();
+        if uri.scheme() != Some(&http::uri::Scheme::HTTP) || host.is_empty() {
+            return Err(refuse());
+        }
+        Ok(Self {
+            host: host
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .to_owned(),
+            port: uri.port_u16().unwrap_or(PORT_DEFAULT),
+            endpoint,
+        })
+    }
+
+    /// The address, if the host is one and needs no lookup.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        let ip: IpAddr = self.host.parse().ok()?;
+        Some(SocketAddr::new(ip, self.port))
+    }
+}
+
+impl Endpoints {
+    /// Checks all of them.
+    pub(super) fn targets(&self) -> Result<Vec<Target>, EndpointError> {
+        let count = self.0.len();
+        if count == 0 || count > ENDPOINTS_MAX {
+            return Err(EndpointError::Count { count });
+        }
+        self.0.iter().map(|text| Target::parse(text)).collect()
+    }
+}
+
+impl Validate for Endpoints {
+    fn validate(&self, faults: &mut Faults) {
+        let count = self.0.len();
+        if count == 0 || count > ENDPOINTS_MAX {
+            faults.invalid(
+                "endpoint",
+                format!("{count} endpoints"),
+                format!("1 to {ENDPOINTS_MAX}"),
+                "list every server once, or one host name that stands for all",
+            );
+        }
+        for (index, text) in self.0.iter().enumerate().take(ENDPOINTS_MAX) {
+            if Target::parse(text).is_err() {
+                let key = match count {
+                    1 => "endpoint".to_owned(),
+                    _ => format!("endpoint[{index}]"),
+                };
+                faults.invalid(
+                    &key,
+                    "not the URI of a plaintext gRPC server",
+                    "http://host:port",
+                    "write the scheme, the host and the port",
+                );
+            }
+        }
+    }
+}
+
+impl From<&str> for Endpoints {
+    fn from(text: &str) -> Self {
+        Self(text.split(',').map(|one| one.trim().to_owned()).collect())
+    }
+}
+
+impl From<String> for Endpoints {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl<S: Into<String>> FromIterator<S> for Endpoints {
+    fn from_iter<I: IntoIterator<Item = S>>(texts: I) -> Self {
+        Self(texts.into_iter().map(Into::into).collect())
+    }
+}
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))
+    }
+}
+
+impl Serialize for Endpoints {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [one] => serializer.serialize_str(one),
+            many => serializer.collect_seq(many),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoints {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Endpoints;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"http://host:port\" or a list of such")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoints, E> {
+                Ok(text.into())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut texts: A) -> Result<Endpoints, A::Error> {
+                let mut all = Vec::new();
+                // One more than allowed is kept, for the check to see it.
+                while let Some(text) = texts.next_element::<String>()? {
+                    if all.len() <= ENDPOINTS_MAX {
+                        all.push(text);
+                    }
+                }
+                Ok(Endpoints(all))
+            }
+        }
+        deserializer.deserialize_any(OneOrMany)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, load};
+    use crate::grpc::ChannelConfig;
+
+    /// Loads the keys of a file and one environment variable.
+    fn read(toml: &str, variable: Option<&str>) -> Result<ChannelConfig, Faults> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), toml).unwrap();
+        load(&Sources {
+            file: Some(file.path().to_owned()),
+            env_prefix: "KIT",
+            env: variable
+                .map(|text| ("KIT__ENDPOINT".to_owned(), text.to_owned()))
+                .into_iter()
+                .collect(),
+            section: None,
+        })
+    }
+
+    #[test]
+    fn one_text_a_list_and_commas_mean_the_same() {
+        let both: Endpoints = ["http://a:1", "http://b:2"].into_iter().collect();
+        for (toml, variable) in [
+            (r#"endpoint = ["http://a:1", "http://b:2"]"#, None),
+            (r#"endpoint = "http://a:1, http://b:2""#, None),
+            ("", Some("http://a:1,http://b:2")),
+        ] {
+            assert_eq!(read(toml, variable).unwrap().endpoint, both, "{toml}");
+        }
+        let one = read(r#"endpoint = "http://a:1""#, None).unwrap().endpoint;
+        assert_eq!(one.to_string(), "http://a:1");
+        assert_eq!(read("", None).unwrap(), ChannelConfig::default());
+    }
+
+    #[test]
+    fn endpoints_print_as_they_are_read() {
+        for toml in [
+            "endpoint = \"http://a:1\"\n",
+            "endpoint = [\"http://a:1\", \"http://b:2\"]\n",
+        ] {
+            let config = read(toml, None).unwrap();
+            let printed = toml::to_string(&config).unwrap();
+            assert!(printed.starts_with(toml), "{printed}");
+        }
+    }
+
+    #[test]
+    fn each_bad_endpoint_is_a_fault_with_its_place() {
+        for (toml, paths) in [
+            (r#"endpoint = "a:1""#, vec!["endpoint"]),
+            ("endpoint = []", vec!["endpoint"]),
+            (
+                r#"endpoint = ["http://a:1", "https://b:2", "http://c:3", ""]"#,
+                vec!["endpoint[1]", "endpoint[3]"],
+            ),
+            (r#"endpoint = "http://a:1,""#, vec!["endpoint[1]"]),
+        ] {
+            let faults = read(toml, None).unwrap_err();
+            let found: Vec<_> = faults.iter().map(|fault| fault.path.as_str()).collect();
+            assert_eq!(found, paths, "{toml}");
+        }
+        let at_most = |count| {
+            let all: Endpoints = (0..count).map(|port| format!("http://a:{port}")).collect();
+            all.targets().map(|targets| targets.len())
+        };
+        assert_eq!(at_most(ENDPOINTS_MAX), Ok(ENDPOINTS_MAX));
+        let count = ENDPOINTS_MAX + 1;
+        assert_eq!(at_most(count), Err(EndpointError::Count { count }));
+        let list = vec!["\"http://a:1\""; 1000].join(",");
+        assert_eq!(
+            read(&format!("endpoint = [{list}]"), None)
+                .unwrap_err()
+                .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn addresses_need_no_lookup_and_names_do() {
+        for (text, address) in [
+            ("http://127.0.0.1:50051", Some("127.0.0.1:50051")),
+            ("http://[::1]:50051", Some("[::1]:50051")),
+            ("http://127.0.0.1", Some("127.0.0.1:80")),
+            ("http://localhost:50051", None),
+        ] {
+            let target = Target::parse(text).unwrap();
+            assert_eq!(target.address(), address.map(|text| text.parse().unwrap()));
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Channels over several servers that come, drain, die and return.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration as StdDuration, Instant};
+
+use service_kit::config::Duration;
+use service_kit::grpc::{Channel, ChannelConfig, SystemResolver, channel};
+use tokio::net::TcpListener;
+use tonic::Code;
+
+use super::soon;
+
+mod names;
+mod replica;
+
+use replica::{Replica, call, open};
+
+/// Long enough that it never comes during a test.
+const NEVER: Duration = Duration::from_secs(60);
+/// Far below `PATIENCE` and the time to connect: an answer, or an error at once.
+const QUICK: StdDuration = StdDuration::from_secs(1);
+
+fn config() -> ChannelConfig {
+    ChannelConfig {
+        resolve_interval: Duration::from_millis(20),
+        health_interval: Duration::from_millis(20),
+        health_timeout: Duration::from_millis(500),
+        ..ChannelConfig::default()
+    }
+}
+
+fn over(replicas: &[Replica], config: ChannelConfig) -> Channel {
+    channel(&ChannelConfig {
+        endpoint: replicas.iter().map(Replica::uri).collect(),
+        ..config
+    })
+    .unwrap()
+}
+
+async fn start<const N: usize>() -> [Replica; N] {
+    let mut all = Vec::new();
+    for _ in 0..N {
+        all.push(Replica::start().await);
+    }
+    all.try_into().unwrap()
+}
+
+/// Calls until the answer is as wished.
+async fn until(channel: &Channel, what: &str, wished: impl Fn(&Result<String, Code>) -> bool) {
+    let deadline = Instant::now() + super::PATIENCE;
+    loop {
+        let answer = soon("answer", call(channel)).await;
+        if wished(&answer) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: last was {answer:?}");
+        tokio::time::sleep(StdDuration::from_millis(5)).await;
+    }
+}
+
+/// Calls `count` times and counts who answered.
+async fn tally(channel: &Channel, count: usize) -> HashMap<Result<String, Code>, usize> {
+    let mut answers = HashMap::new();
+    for _ in 0..count {
+        let began = Instant::now();
+        *answers
+            .entry(soon("answer", call(channel)).await)
+            .or_default() += 1;
+        assert!(began.elapsed() < QUICK, "a call waited");
+    }
+    answers
+}
+
+#[tokio::test]
+async fn first_streams_of_many_channels_reach_every_replica() {
+    let replicas = start::<4>().await;
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    let mut streams = Vec::new();
+    // A fair choice leaves one of four out once in 10^9 runs.
+    for _ in 0..80 {
+        let channel = over(&replicas, config());
+        let stream = soon("stream", open(&channel)).await.unwrap();
+        *counts.entry(stream.from.clone()).or_default() += 1;
+        streams.push((channel, stream));
+    }
+    assert_eq!(counts.len(), 4, "{counts:?}");
+}
+
+#[tokio::test]
+async fn streams_of_one_channel_go_to_who_has_the_fewest() {
+    let replicas = start::<4>().await;
+    let channel = over(&replicas, config());
+    let mut streams = Vec::new();
+    for _ in 0..40 {
+        streams.push(soon("stream", open(&channel)).await.unwrap());
+    }
+    for replica in &replicas {
+        let count = streams
+            .iter()
+            .filter(|one| one.from == replica.name())
+            .count();
+        assert_eq!(count, 10);
+    }
+    // Ended streams no longer count.
+    streams.retain(|one| one.from == replicas[0].name());
+    for _ in 0..30 {
+        let stream = soon("stream", open(&channel)).await.unwrap();
+        assert_ne!(stream.from, replicas[0].name());
+        streams.push(stream);
+    }
+}
+
+#[tokio::test]
+async fn a_call_on_a_dead_replica_fails_at_once_and_the_next_goes_elsewhere() {
+    for _ in 0..8 {
+        let [mut dies, lives] = start().await;
+        // No regular question comes in time: the failed call alone must tell.
+        let channel = over(
+            &[dies.also(), lives.also()],
+            ChannelConfig {
+                health_interval: NEVER,
+                ..config()
+            },
+        );
+        tally(&channel, 4).await;
+        dies.kill().await;
+        let answers = tally(&channel, 50).await;
+        let fine = answers.get(&Ok(lives.name())).copied().unwrap_or_default();
+        assert!(fine >= 49, "{answers:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_stream_sends_the_next_one_elsewhere() {
+    let [first, second] = start().await;
+    let mut both = [first, second];
+    let channel = over(
+        &both,
+        ChannelConfig {
+            health_interval: NEVER,
+            ..config()
+        },
+    );
+    let mut stream = soon("stream", open(&channel)).await.unwrap();
+    let at = usize::from(stream.from != both[0].name());
+    both[at].kill().await;
+    soon("end", stream.ended()).await.unwrap_err();
+    for _ in 0..20 {
+        let next = soon("stream", open(&channel)).await.unwrap();
+        assert_eq!(next.from, both[1 - at].name());
+    }
+}
+
+#[tokio::test]
+async fn a_draining_replica_keeps_its_streams_and_gets_no_new_calls() {
+    let [drains, stays] = start().await;
+    let channel = over(&[drains.also(), stays.also()], config());
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        streams.push(soon("stream", open(&channel)).await.unwrap());
+    }
+    drains.serving(false).await;
+    // Some questions later; with the streams even, chance would share the calls.
+    tokio::time::sleep(StdDuration::from_millis(300)).await;
+    let answers = tally(&channel, 40).await;
+    assert_eq!(answers, HashMap::from([(Ok(stays.name()), 40)]));
+    for stream in &mut streams {
+        assert!(stream.is_open().await);
+    }
+    drains.serving(true).await;
+    until(&channel, "return", |answer| *answer == Ok(drains.name())).await;
+}
+
+#[tokio::test]
+async fn calls_go_on_when_nobody_says_that_it_serves() {
+    let [first, second] = start().await;
+    first.serving(false).await;
+    second.serving(false).await;
+    let channel = over(&[first.also(), second.also()], config());
+    let answers = tally(&channel, 40).await;
+    assert_eq!(answers.len(), 2, "{answers:?}");
+    assert!(answers.keys().all(Result::is_ok), "{answers:?}");
+}
+
+#[tokio::test]
+async fn with_all_replicas_dead_calls_fail_at_once_and_recover_with_the_first() {
+    let [mut first, mut second] = start().await;
+    let channel = over(&[first.also(), second.also()], config());
+    tally(&channel, 4).await;
+    first.kill().await;
+    second.kill().await;
+    tally(&channel, 4).await;
+    let answers = tally(&channel, 20).await;
+    assert_eq!(answers, HashMap::from([(Err(Code::Unavailable), 20)]));
+    second.revive().await;
+    until(&channel, "recovery", Result::is_ok).await;
+    // No old error is left over.
+    let answers = tally(&channel, 40).await;
+    assert_eq!(answers, HashMap::from([(Ok(second.name()), 40)]));
+    first.revive().await;
+    until(&channel, "return", |answer| *answer == Ok(first.name())).await;
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_holds_up_nobody() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let [serves] = start().await;
+    let endpoint = [
+        format!("http://{}", silent.local_addr().unwrap()),
+        serves.uri(),
+    ];
+    let channel = channel(&ChannelConfig {
+        endpoint: endpoint.into_iter().collect(),
+        ..config()
+    })
+    .unwrap();
+    let answers = tally(&channel, 40).await;
+    assert_eq!(answers, HashMap::from([(Ok(serves.name()), 40)]));
+}
+
+#[tokio::test]
+async fn a_server_without_a_health_service_counts_as_serving() {
+    let without = Replica::start_without_health().await;
+    let [drains] = start().await;
+    drains.serving(false).await;
+    let channel = over(&[without.also(), drains.also()], config());
+    let answers = tally(&channel, 40).await;
+    assert_eq!(answers, HashMap::from([(Ok(without.name()), 40)]));
+}
+
+#[tokio::test]
+async fn idle_connections_outlive_the_time_for_their_preface() {
+    let replicas = start::<4>().await;
+    let channel = over(&replicas, config());
+    tally(&channel, 1).await;
+    // A connection that was begun and left alone would be closed by now.
+    tokio::time::sleep(replica::PREFACE_TIMEOUT + StdDuration::from_millis(200)).await;
+    let answers = tally(&channel, 40).await;
+    assert!(answers.keys().all(Result::is_ok), "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_single_address_is_asked_nothing_and_connects_at_the_first_call() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let only = channel(&ChannelConfig {
+        endpoint: format!("http://{}", listener.local_addr().unwrap()).into(),
+        ..config()
+    })
+    .unwrap();
+    // Ten times the interval of questions.
+    let came = tokio::time::timeout(StdDuration::from_millis(200), listener.accept()).await;
+    assert!(came.is_err(), "somebody connected");
+    tokio::spawn(async move { call(&only).await });
+    soon("connection", listener.accept()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_of_the_system_is_found() {
+    let [serves] = start().await;
+    let port = serves.address().port();
+    let named = Channel::with_resolver(
+        &ChannelConfig {
+            endpoint: format!("http://localhost:{port}").into(),
+            ..config()
+        },
+        Arc::new(SystemResolver),
+    )
+    .unwrap();
+    let answers = tally(&named, 4).await;
+    assert_eq!(answers, HashMap::from([(Ok(serves.name()), 4)]));
+    let stream = soon("stream", open(&named)).await.unwrap();
+    assert_eq!(stream.authority, format!("localhost:{port}"));
+}
