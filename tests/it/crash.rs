@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use system_tests::chaos::{self, Plan, Report, Victims};
-use system_tests::client::{Outcome, Senders};
-use system_tests::follower::Follower;
+use system_tests::client::Outcome;
 use system_tests::service::Strace;
 use system_tests::stand::{Options, Stand};
 use test_kit::tool;
@@ -106,7 +105,7 @@ async fn a_failed_sync_gets_no_200_and_ends_the_gateway_with_an_error() {
     .unwrap();
     stand.start_state().await.unwrap();
     stand.start_gateway().await.unwrap();
-    let senders = Senders::start(stand.http(), 24, "eio", 4, &stand.log);
+    let senders = stand.senders(24, "eio", 4);
     let (status, log) = stand.take_gateway().ended().await.unwrap();
     assert!(
         !status.success() && log.contains("restart"),
@@ -149,8 +148,8 @@ async fn a_kill_at_any_call_that_changes_the_disk_loses_and_repeats_nothing() {
         .await
         .unwrap();
     stand.note_epoch().await.unwrap();
-    let mut follower = Follower::start(stand.grpc());
-    let senders = Senders::start(stand.http(), 25, "call", 4, &stand.log);
+    let mut follower = stand.follower();
+    let senders = stand.senders(25, "call", 4);
     stand
         .wait_for_stored(20, Duration::from_secs(30))
         .await
@@ -210,7 +209,7 @@ async fn a_drain_under_load_loses_nothing() {
         .await
         .unwrap();
     stand.note_epoch().await.unwrap();
-    let senders = Senders::start(stand.http(), 23, "drain", 4, &stand.log);
+    let senders = stand.senders(23, "drain", 4);
     for _ in 0..3 {
         stand
             .wait_for_stored(stand.log.stored_count() + 50, Duration::from_secs(30))

@@ -10,7 +10,6 @@ use pass_proto::v1::{self, ErrorReason as Reason};
 use system_tests::callback::{standard, traffic};
 use system_tests::client::Caller;
 use system_tests::dice::Dice;
-use system_tests::follower::Follower;
 use system_tests::stand::{Options, Stand};
 use tonic::Code;
 use tonic::transport::Channel;
@@ -254,7 +253,7 @@ async fn subscribers_that_read_nothing_hold_up_neither_ingest_nor_those_who_read
             .into_inner();
         deaf.push((reader, frames));
     }
-    let mut follower = Follower::start(stand.grpc());
+    let mut follower = stand.follower();
     let callbacks = traffic(&mut Dice::new(41), "deaf", 400);
     assert!(callbacks.len() > 2000);
     stand

@@ -9,9 +9,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use tokio::time::Instant;
 
-use crate::client::Senders;
 use crate::dice::Dice;
-use crate::follower::Follower;
 use crate::oracle::Verdict;
 use crate::stand::{Options, Programs, Stand};
 
@@ -107,7 +105,7 @@ pub async fn run(
     let mut dice = Dice::new(plan.seed);
     let mut stand = Stand::started(programs, &plan.options).await?;
     stand.note_epoch().await?;
-    let mut follower = Follower::start(stand.grpc());
+    let mut follower = stand.follower();
     let mut report = Report {
         rounds: 0,
         verdict: Verdict::default(),
@@ -122,7 +120,7 @@ pub async fn run(
     while report.rounds < plan.rounds {
         let rounds = stretch_rounds.min(plan.rounds - report.rounds);
         let tag = format!("r{}", report.rounds);
-        let senders = Senders::start(stand.http(), dice.roll(), &tag, CONNECTIONS, &stand.log);
+        let senders = stand.senders(dice.roll(), &tag, CONNECTIONS);
         for _ in 0..rounds {
             let after = Duration::from_millis(20 + dice.below(400));
             // The random moment is the point of this sleep.

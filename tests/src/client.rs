@@ -112,19 +112,39 @@ pub enum NoAnswer {
     Lost(String),
 }
 
-/// One keep-alive connection to a gateway, opened anew when it breaks.
+/// One keep-alive connection to a gateway, opened anew when it breaks; with several gateways, to the next one,
+/// as through a balancer.
 #[derive(Debug)]
 pub struct Caller {
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
+    /// Which of them it calls.
+    current: usize,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
 impl Caller {
     /// Makes a caller; it connects when first used.
     pub fn new(address: SocketAddr) -> Self {
+        Self::balanced(&[address], 0)
+    }
+
+    /// Makes a caller of several gateways that begins with one of them, which is counted around.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn balanced(addresses: &[SocketAddr], first: usize) -> Self {
         Self {
-            address,
+            addresses: addresses.to_vec(),
+            current: first % addresses.len(),
             connection: None,
+        }
+    }
+
+    /// Goes on to the next gateway.
+    fn turn(&mut self) {
+        if self.addresses.len() > 1 {
+            self.current = (self.current + 1) % self.addresses.len();
+            self.connection = None;
         }
     }
 
@@ -153,6 +173,7 @@ impl Caller {
             if Instant::now() >= deadline {
                 return false;
             }
+            self.turn();
             // A vendor that hammers a gateway which is just starting proves nothing.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -182,7 +203,7 @@ impl Caller {
         body: Bytes,
     ) -> Result<Answer, NoAnswer> {
         let request = request
-            .header(HOST, self.address.to_string())
+            .header(HOST, self.addresses[self.current].to_string())
             .header(CONTENT_LENGTH, body.len())
             .body(Full::new(body))
             .map_err(|error| NoAnswer::NotSent(error.to_string()))?;
@@ -201,7 +222,7 @@ impl Caller {
             None => false,
         };
         if !usable {
-            self.connection = Some(connect(self.address).await?);
+            self.connection = Some(connect(self.addresses[self.current]).await?);
         }
         let connection = self
             .connection
@@ -275,8 +296,11 @@ pub struct Senders {
 impl Senders {
     /// Starts `connections` senders of traffic made up from a seed, each callback until it is stored, with a
     /// short pause after each, so that the history stays small enough to be judged.
+    ///
+    /// # Panics
+    /// If there is no gateway.
     pub fn start(
-        address: SocketAddr,
+        gateways: &[SocketAddr],
         seed: u64,
         tag: &str,
         connections: usize,
@@ -288,8 +312,8 @@ impl Senders {
                 let mut dice = Dice::new(seed ^ ((connection as u64 + 1) << 32));
                 let tag = format!("{tag}-{connection}");
                 let (stop, log) = (Arc::clone(&stop), Arc::clone(log));
+                let mut caller = Caller::balanced(gateways, connection);
                 tokio::spawn(async move {
-                    let mut caller = Caller::new(address);
                     for chunk in 0_u64.. {
                         for callback in traffic(&mut dice, &format!("{tag}-{chunk}"), 10) {
                             if stop.load(Ordering::Relaxed) {
@@ -330,8 +354,11 @@ impl Drop for Senders {
 /// how many were never stored.
 ///
 /// The callbacks of one list keep their order only with one connection, as with a real vendor.
+///
+/// # Panics
+/// If there is no gateway.
 pub async fn load(
-    address: SocketAddr,
+    gateways: &[SocketAddr],
     callbacks: Vec<Arc<Callback>>,
     connections: usize,
     log: &Arc<ClientLog>,
@@ -339,10 +366,10 @@ pub async fn load(
 ) -> usize {
     let queue = Arc::new(Mutex::new(VecDeque::from(callbacks)));
     let senders: Vec<_> = (0..connections)
-        .map(|_| {
+        .map(|connection| {
             let (queue, log) = (Arc::clone(&queue), Arc::clone(log));
+            let mut caller = Caller::balanced(gateways, connection);
             tokio::spawn(async move {
-                let mut caller = Caller::new(address);
                 let mut unsent = 0;
                 loop {
                     let next = queue

@@ -32,6 +32,25 @@ pub struct History {
     pub info: v1::GetLogInfoResponse,
 }
 
+impl History {
+    /// Names the first part in which another replica shows something else.
+    pub fn difference(&self, other: &Self) -> Option<&'static str> {
+        let (ours, theirs) = (&self.info, &other.info);
+        [
+            ("events by Subscribe", self.subscribed == other.subscribed),
+            ("events by ListEvents", self.listed == other.listed),
+            ("deliveries", self.deliveries == other.deliveries),
+            ("passes", self.passes == other.passes),
+            ("epoch", ours.epoch == theirs.epoch),
+            ("head", ours.head_cursor == theirs.head_cursor),
+            ("books", ours.books == theirs.books),
+            ("spools", ours.spools == theirs.spools),
+        ]
+        .into_iter()
+        .find_map(|(what, same)| (!same).then_some(what))
+    }
+}
+
 /// The clients of one pass-state.
 #[derive(Clone, Debug)]
 pub struct Reader {
@@ -144,6 +163,29 @@ impl Reader {
         Ok(events)
     }
 
+    /// All passes, by ListPasses.
+    ///
+    /// # Errors
+    /// If a call fails.
+    pub async fn all_passes(&self) -> anyhow::Result<Vec<v1::Pass>> {
+        let mut passes = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = v1::ListPassesRequest {
+                parent: "sources/-".to_owned(),
+                page_size: 500,
+                page_token,
+                ..v1::ListPassesRequest::default()
+            };
+            let page = self.passes.clone().list_passes(request).await?.into_inner();
+            passes.extend(page.passes);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(passes);
+            }
+        }
+    }
+
     /// Reads everything.
     ///
     /// # Errors
@@ -185,21 +227,7 @@ impl Reader {
                 break;
             }
         }
-        let mut passes = Vec::new();
-        loop {
-            let request = v1::ListPassesRequest {
-                parent: "sources/-".to_owned(),
-                page_size: 500,
-                page_token,
-                ..v1::ListPassesRequest::default()
-            };
-            let page = self.passes.clone().list_passes(request).await?.into_inner();
-            passes.extend(page.passes);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                break;
-            }
-        }
+        let passes = self.all_passes().await?;
         let info = self.info().await?;
         Ok(History {
             subscribed,

@@ -6,12 +6,13 @@
 //! are built from the services' own `main.rs` with the planted defects compiled in, which are off unless a
 //! test's configuration names them.
 //!
-//! Start reading at [`stand`] (what a test starts), then [`oracle`] (what it is judged by).
+//! Start reading at [`fleet`] (what a test starts), then [`oracle`] (what it is judged by).
 
 pub mod callback;
 pub mod chaos;
 pub mod client;
 pub mod dice;
+pub mod fleet;
 pub mod follower;
 pub mod history;
 pub mod oracle;
@@ -20,3 +21,4 @@ pub mod slow;
 pub mod sources;
 pub mod stand;
 pub mod syscalls;
+pub mod torture;

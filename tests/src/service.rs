@@ -24,7 +24,7 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Recipe {
     /// What it is called in errors and in the names of its log files.
-    pub name: &'static str,
+    pub name: String,
     /// The program.
     pub program: PathBuf,
     /// Its arguments.
@@ -92,7 +92,7 @@ impl Strace {
 /// A running service. Killed when dropped.
 #[derive(Debug)]
 pub struct Service {
-    name: &'static str,
+    name: String,
     /// The service, or the strace above it.
     child: Child,
     /// The service's own process.
@@ -138,7 +138,7 @@ impl Service {
             .with_context(|| format!("cannot start {}", recipe.program.display()))?;
         let own = child.id().context("it ended at once")?;
         let mut service = Self {
-            name: recipe.name,
+            name: recipe.name.clone(),
             child,
             pid: pid_of(own)?,
             admin: recipe.admin,
@@ -209,7 +209,7 @@ impl Service {
     /// If it does not end within 30 s, or not with 0.
     pub async fn end(self) -> anyhow::Result<()> {
         let log = self.log.clone();
-        let name = self.name;
+        let name = self.name.clone();
         let status = self.end_with_status().await?;
         ensure!(
             status.success(),

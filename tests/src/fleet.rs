@@ -1,0 +1,511 @@
+//! Any number of gateways and replicas of pass-state as child processes, with ports, files and senders of
+//! their own.
+//!
+//! The servers that they share, PostgreSQL and NATS, are the test's: a fleet only knows where they are, so
+//! that a test can kill them, or put a proxy before them.
+
+mod config;
+mod member;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use pass_proto::v1;
+use pass_spool::{EmbeddedOptions, EmbeddedSpool, Spool as _};
+use tempfile::TempDir;
+use test_kit::wait_for;
+use tokio::time::Instant;
+
+use crate::callback::Callback;
+use crate::client::{self, ClientLog, Senders};
+use crate::follower::{Follower, Habits};
+use crate::history::Reader;
+use crate::oracle::{self, Verdict};
+use crate::service::Strace;
+use crate::sources::Decoder;
+use config::{RECORD_BYTES, SEGMENT_BYTES, SPOOL_BYTES, gateway_config, state_config};
+pub use member::Member;
+use member::Ports;
+
+/// The programs under test.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// `webhook-gateway`.
+    pub gateway: PathBuf,
+    /// `pass-state`.
+    pub state: PathBuf,
+}
+
+/// What differs from one test to another. All services of a kind have the same.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Keys of the gateway's `[spool]`, or of its `[spool.jetstream]`.
+    pub spool_keys: String,
+    /// Keys of the gateway's `[http.limits]`.
+    pub http_limit_keys: String,
+    /// Keys of the gateway's `[pass_state]`.
+    pub channel_keys: String,
+    /// Whole tables of the gateway's file.
+    pub gateway_tables: String,
+    /// Whole tables of pass-state's file.
+    pub state_tables: String,
+    /// Keys of pass-state's `[store.postgres]`.
+    pub store_keys: String,
+    /// Keys of pass-state's `[writer]`.
+    pub writer_keys: String,
+    /// Runs the gateway under strace.
+    pub gateway_strace: Option<Strace>,
+    /// Runs pass-state under strace.
+    pub state_strace: Option<Strace>,
+}
+
+/// Where pass-state records.
+#[derive(Clone, Debug, Default)]
+pub enum Database {
+    /// A file, which all replicas open.
+    #[default]
+    Sqlite,
+    /// A database of a server that the test runs.
+    Postgres {
+        /// Its URL.
+        url: String,
+    },
+}
+
+/// Where gateways keep what was not forwarded yet.
+#[derive(Clone, Debug, Default)]
+pub enum SpoolKind {
+    /// A directory for each.
+    #[default]
+    Embedded,
+    /// One stream for all, on servers that the test runs.
+    JetStream {
+        /// URLs of the servers.
+        servers: Vec<String>,
+        /// Where they tell how they are configured.
+        monitoring_urls: Vec<String>,
+    },
+}
+
+/// What a fleet consists of.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    /// How many gateways.
+    pub gateways: usize,
+    /// How many replicas of pass-state.
+    pub states: usize,
+    /// Where pass-state records.
+    pub database: Database,
+    /// Where gateways keep what was not forwarded yet.
+    pub spool: SpoolKind,
+    /// What the services are configured with besides.
+    pub options: Options,
+}
+
+/// The services of one test. What runs is killed, and what was written removed, when it is dropped.
+#[derive(Debug)]
+pub struct Fleet {
+    // The services go before the directory that they write to.
+    /// The gateways.
+    pub gateways: Vec<Member>,
+    /// The replicas of pass-state.
+    pub states: Vec<Member>,
+    shared_spool: bool,
+    dir: TempDir,
+    decoder: Decoder,
+    /// The log's epoch as it was seen first.
+    epoch: Mutex<Option<String>>,
+    /// All attempts made through [`Fleet::load`] and [`Fleet::senders`].
+    pub log: Arc<ClientLog>,
+}
+
+impl Fleet {
+    /// Writes the configurations and starts nothing.
+    ///
+    /// # Errors
+    /// If files can't be written or no ports are free.
+    pub fn new(programs: &Programs, layout: &Layout) -> anyhow::Result<Self> {
+        let dir =
+            TempDir::with_prefix("passline-test-").context("cannot make a temporary directory")?;
+        let options = &layout.options;
+        let mut states = Vec::new();
+        for index in 0..layout.states {
+            let ports = Ports::take()?;
+            let text = state_config(&ports, layout);
+            states.push(Member::new(
+                format!("pass-state-{index}"),
+                &programs.state,
+                dir.path(),
+                // Replicas on SQLite share the file in it; on PostgreSQL they leave it alone.
+                dir.path().join("pass-state"),
+                ports,
+                &text,
+                options.state_strace.clone(),
+            )?);
+        }
+        let addresses: Vec<SocketAddr> = states.iter().map(Member::address).collect();
+        let mut gateways = Vec::new();
+        for index in 0..layout.gateways {
+            let ports = Ports::take()?;
+            let text = gateway_config(index, &ports, &addresses, layout);
+            let name = format!("webhook-gateway-{index}");
+            gateways.push(Member::new(
+                name.clone(),
+                &programs.gateway,
+                dir.path(),
+                dir.path().join(name),
+                ports,
+                &text,
+                options.gateway_strace.clone(),
+            )?);
+        }
+        Ok(Self {
+            gateways,
+            states,
+            shared_spool: matches!(layout.spool, SpoolKind::JetStream { .. }),
+            dir,
+            decoder: Decoder::new()?,
+            epoch: Mutex::default(),
+            log: Arc::default(),
+        })
+    }
+
+    /// Writes the configurations, starts all services and waits until they are ready.
+    ///
+    /// # Errors
+    /// If any of that fails.
+    pub async fn started(programs: &Programs, layout: &Layout) -> anyhow::Result<Self> {
+        let mut fleet = Self::new(programs, layout)?;
+        for state in &mut fleet.states {
+            state.launch().await?;
+        }
+        for gateway in &mut fleet.gateways {
+            gateway.launch().await?;
+        }
+        fleet.all_ready().await?;
+        Ok(fleet)
+    }
+
+    /// Waits until every service that runs is ready.
+    ///
+    /// # Errors
+    /// If one is not after 30 s, or has ended.
+    pub async fn all_ready(&mut self) -> anyhow::Result<()> {
+        for member in self.states.iter_mut().chain(&mut self.gateways) {
+            if let Some(service) = member.running_mut() {
+                service.ready().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where callbacks are sent: all gateways, as a balancer knows them.
+    pub fn http_addresses(&self) -> Vec<SocketAddr> {
+        self.gateways.iter().map(Member::address).collect()
+    }
+
+    /// Where the replicas of pass-state answer gRPC.
+    pub fn grpc_addresses(&self) -> Vec<SocketAddr> {
+        self.states.iter().map(Member::address).collect()
+    }
+
+    /// Clients of one replica.
+    pub fn reader_of(&self, state: usize) -> Reader {
+        Reader::new(self.states[state].address())
+    }
+
+    /// Clients of the first replica that runs.
+    ///
+    /// # Panics
+    /// If none was made.
+    pub fn reader(&self) -> Reader {
+        let running = self.states.iter().position(Member::runs);
+        self.reader_of(running.unwrap_or(0))
+    }
+
+    /// A subscriber that goes from replica to replica.
+    pub fn follower(&self) -> Follower {
+        Follower::start(&self.grpc_addresses(), Habits::default())
+    }
+
+    /// Decodes as the gateways are configured to.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The directory of everything.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Starts `connections` senders of endless traffic over all gateways.
+    pub fn senders(&self, seed: u64, tag: &str, connections: usize) -> Senders {
+        Senders::start(&self.http_addresses(), seed, tag, connections, &self.log)
+    }
+
+    /// Sends callbacks over some connections until each is stored.
+    ///
+    /// # Errors
+    /// If any is not stored within `limit`.
+    pub async fn load(
+        &self,
+        callbacks: Vec<Arc<Callback>>,
+        connections: usize,
+        limit: Duration,
+    ) -> anyhow::Result<()> {
+        let unsent = client::load(
+            &self.http_addresses(),
+            callbacks,
+            connections,
+            &self.log,
+            Instant::now() + limit,
+        )
+        .await;
+        ensure!(
+            unsent == 0,
+            "{unsent} callbacks were not stored within {limit:?}"
+        );
+        Ok(())
+    }
+
+    /// Waits until `count` attempts were answered 200.
+    ///
+    /// # Errors
+    /// If they were not after `limit`.
+    pub async fn wait_for_stored(&self, count: usize, limit: Duration) -> anyhow::Result<()> {
+        wait_for(
+            &format!("{count} answers of 200"),
+            limit,
+            async || match self.log.stored_count() {
+                enough if enough >= count => Ok(()),
+                stored => Err(stored),
+            },
+        )
+        .await
+    }
+
+    /// What the gateways that run know of their spools.
+    ///
+    /// # Errors
+    /// If one does not answer.
+    pub async fn spools(&self) -> anyhow::Result<Vec<SpoolSeen>> {
+        let mut spools = Vec::new();
+        for gateway in self.gateways.iter().filter(|gateway| gateway.runs()) {
+            let (_, told) = gateway.service().admin("/status").await?;
+            let status: GatewayStatus = serde_json::from_str(&told)
+                .with_context(|| format!("{} says {told}", gateway.name()))?;
+            spools.push(status.spool);
+        }
+        Ok(spools)
+    }
+
+    /// Waits until every replica that runs has all that the spools hold, whether its senders know of it or
+    /// not. Spools of gateways that do not run are not looked at, unless they are shared.
+    ///
+    /// # Errors
+    /// If they have not after `limit`.
+    pub async fn drained(&self, limit: Duration) -> anyhow::Result<()> {
+        let words = |error: anyhow::Error| format!("{error:#}");
+        let mut since = None;
+        wait_for("the spools to be forwarded", limit, async || {
+            let spools = self.spools().await.map_err(words)?;
+            for state in (0..self.states.len()).filter(|index| self.states[*index].runs()) {
+                let info = self.reader_of(state).info().await.map_err(words)?;
+                let behind = spools.iter().find(|spool| !spool.is_forwarded(&info));
+                if let Some(spool) = behind {
+                    since = None;
+                    let name = self.states[state].name();
+                    return Err(format!(
+                        "{name} has {:?} of {spool:?}",
+                        committed(&info, spool)
+                    ));
+                }
+            }
+            // What a gateway knows of a shared spool may be a second old.
+            let first = *since.get_or_insert_with(Instant::now);
+            if self.shared_spool && first.elapsed() < SHARED_STATUS_AGE_MAX {
+                return Err("forwarded, as far as the gateways know".to_owned());
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until the spools are forwarded, then reads everything that is recorded, from every replica, and
+    /// judges. Nothing may be sent meanwhile.
+    ///
+    /// # Errors
+    /// If what is recorded can't be read.
+    pub async fn verdict(&self, limit: Duration) -> anyhow::Result<Verdict> {
+        let drained = self.drained(limit).await;
+        let history = self.reader().history().await?;
+        let mut verdict = oracle::judge(&self.decoder, &self.log.attempts(), &history);
+        for state in (0..self.states.len())
+            .filter(|index| self.states[*index].runs())
+            .skip(1)
+        {
+            let other = self.reader_of(state).history().await?;
+            if let Some(what) = history.difference(&other) {
+                verdict.broken.push(format!(
+                    "{} shows other {what} than the first replica",
+                    self.states[state].name()
+                ));
+            }
+        }
+        let mut epoch = self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
+        if *epoch.get_or_insert_with(|| history.info.epoch.clone()) != history.info.epoch {
+            // pass-state changes it when it has less than it once acknowledged.
+            verdict.broken.push(
+                "the log's epoch changed though no database was put back: what was acknowledged was not committed"
+                    .to_owned(),
+            );
+        }
+        // Where draining fails for a loss, the judge has said it better.
+        if let (Err(error), true) = (drained, verdict.is_clean()) {
+            verdict.broken.push(format!("{error:#}"));
+        }
+        Ok(verdict)
+    }
+
+    /// Notes the log's epoch: from here on [`Fleet::verdict`] finds it broken if that changes, as it must only
+    /// when a test puts a database back, which calls this again.
+    ///
+    /// # Errors
+    /// If pass-state does not answer.
+    pub async fn note_epoch(&self) -> anyhow::Result<String> {
+        let epoch = self.reader().info().await?.epoch;
+        *self.epoch.lock().unwrap_or_else(PoisonError::into_inner) = Some(epoch.clone());
+        Ok(epoch)
+    }
+
+    /// Ends all services in order, then checks that no spool holds anything which pass-state lacks and that
+    /// no log has an ERROR.
+    ///
+    /// # Errors
+    /// Says what is left, or which end was not a success.
+    pub async fn finish(self) -> anyhow::Result<()> {
+        self.finish_with_errors(&[]).await
+    }
+
+    /// As [`Fleet::finish`], where the test has caused errors: each text must be in one line of level ERROR,
+    /// and each such line must have one of the texts.
+    ///
+    /// # Errors
+    /// As [`Fleet::finish`]; also if an announced error did not show.
+    pub async fn finish_with_errors(mut self, announced: &[&str]) -> anyhow::Result<()> {
+        let info = self.reader().info().await?;
+        for member in self.gateways.iter_mut().chain(&mut self.states) {
+            if member.runs() {
+                member.take().end().await?;
+            }
+        }
+        if !self.shared_spool {
+            for gateway in &self.gateways {
+                spool_is_recorded(&spool_dir(gateway), &info).await?;
+            }
+        }
+        let logs = self.logs()?;
+        let errors: Vec<&str> = logs.lines().filter(|line| line.contains("ERROR")).collect();
+        let unannounced: Vec<&str> = errors
+            .iter()
+            .copied()
+            .filter(|line| !announced.iter().any(|text| line.contains(text)))
+            .collect();
+        ensure!(
+            unannounced.is_empty(),
+            "errors in the logs:\n{}",
+            unannounced.join("\n")
+        );
+        for text in announced {
+            ensure!(
+                errors.iter().any(|line| line.contains(text)),
+                "no ERROR in the logs says {text:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// The text of all log files.
+    ///
+    /// # Errors
+    /// If one can't be read.
+    pub fn logs(&self) -> anyhow::Result<String> {
+        let mut text = String::new();
+        for entry in fs::read_dir(self.dir())? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                text.push_str(&fs::read_to_string(path)?);
+            }
+        }
+        Ok(text)
+    }
+}
+
+/// How old a gateway's figures of a shared spool may be: it looks each second.
+const SHARED_STATUS_AGE_MAX: Duration = Duration::from_millis(1_200);
+
+/// A gateway's spool directory, if its spool is embedded.
+pub fn spool_dir(gateway: &Member) -> PathBuf {
+    gateway.data_dir().join("gateway/spool")
+}
+
+/// What is read here of a gateway's `/status`.
+#[derive(serde::Deserialize)]
+struct GatewayStatus {
+    spool: SpoolSeen,
+}
+
+/// A spool as its gateway sees it.
+#[derive(Clone, Debug, serde::Deserialize)]
+pub struct SpoolSeen {
+    /// Its id.
+    pub id: String,
+    /// Sequence of its last record.
+    pub last_durable: u64,
+    /// Records that pass-state has not acknowledged.
+    pub unsettled_records: u64,
+}
+
+impl SpoolSeen {
+    /// True if a replica that told `info` has all of it, and its gateway knows.
+    pub fn is_forwarded(&self, info: &v1::GetLogInfoResponse) -> bool {
+        self.last_durable == 0
+            || (self.unsettled_records == 0 && committed(info, self) == Some(self.last_durable))
+    }
+}
+
+/// The last sequence of a spool that is recorded.
+pub fn committed(info: &v1::GetLogInfoResponse, spool: &SpoolSeen) -> Option<u64> {
+    info.spools
+        .iter()
+        .find(|told| told.spool_id == spool.id)
+        .and_then(|told| u64::try_from(told.committed_sequence).ok())
+}
+
+/// Checks that a spool which nobody has open holds nothing that is not recorded.
+async fn spool_is_recorded(directory: &Path, info: &v1::GetLogInfoResponse) -> anyhow::Result<()> {
+    let mut options = EmbeddedOptions::new(directory.to_owned());
+    options.segment_bytes = SEGMENT_BYTES;
+    options.bytes_max = SPOOL_BYTES;
+    options.record_bytes_max = RECORD_BYTES;
+    let spool = EmbeddedSpool::open(options)
+        .context("the spool cannot be opened after the gateway's end")?;
+    let status = spool.status();
+    let seen = SpoolSeen {
+        id: spool.id().to_string(),
+        last_durable: status.last_durable.0,
+        unsettled_records: 0,
+    };
+    spool.close().await;
+    ensure!(
+        seen.is_forwarded(info),
+        "the last record of the spool is {}, pass-state has {:?}",
+        seen.last_durable,
+        committed(info, &seen)
+    );
+    Ok(())
+}

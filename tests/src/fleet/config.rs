@@ -1,0 +1,115 @@
+//! The configuration files of a fleet's services.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use super::member::Ports;
+use super::{Database, Layout, SpoolKind};
+use crate::sources::sources_toml;
+
+/// Small segments, so that a test goes through several.
+pub(super) const SEGMENT_BYTES: u64 = 1 << 20;
+pub(super) const SPOOL_BYTES: u64 = 256 << 20;
+/// Largest record that [`super::Fleet::finish`] must be able to read: less than a segment.
+pub(super) const RECORD_BYTES: usize = 512 << 10;
+
+pub(super) fn gateway_config(
+    index: usize,
+    ports: &Ports,
+    states: &[SocketAddr],
+    layout: &Layout,
+) -> String {
+    let options = &layout.options;
+    let endpoints: Vec<String> = states
+        .iter()
+        .map(|address| format!("http://{address}"))
+        .collect();
+    let endpoint = match endpoints.as_slice() {
+        [only] => format!("{only:?}"),
+        several => format!("{several:?}"),
+    };
+    format!(
+        r#"
+gateway_id = "gateway-{index}"
+drain_delay = "50ms"
+
+[http]
+listen = "{}"
+body_bytes_max = "64KiB"
+
+[http.limits]
+{}
+
+[admin]
+listen = "{}"
+
+[pass_state]
+endpoint = {endpoint}
+{}
+
+[forward]
+retry_max = "200ms"
+
+[spool]
+{}
+{}
+{}
+"#,
+        ports.public.address(),
+        options.http_limit_keys,
+        ports.admin.address(),
+        options.channel_keys,
+        spool(layout),
+        options.gateway_tables,
+        sources_toml(),
+    )
+}
+
+/// What follows `[spool]`.
+fn spool(layout: &Layout) -> String {
+    let keys = &layout.options.spool_keys;
+    match &layout.spool {
+        SpoolKind::Embedded => {
+            format!("segment_bytes = {SEGMENT_BYTES}\nbytes_max = {SPOOL_BYTES}\n{keys}")
+        }
+        SpoolKind::JetStream {
+            servers,
+            monitoring_urls,
+        } => format!(
+            "backend = \"jetstream\"\n\n[spool.jetstream]\nservers = {servers:?}\n\
+             monitoring_urls = {monitoring_urls:?}\nbytes_max = {SPOOL_BYTES}\n{keys}"
+        ),
+    }
+}
+
+pub(super) fn state_config(ports: &Ports, layout: &Layout) -> String {
+    let options = &layout.options;
+    let mut text = format!(
+        r#"
+drain_delay = "50ms"
+
+[grpc]
+listen = "{}"
+
+[admin]
+listen = "{}"
+
+[writer]
+{}
+{}
+"#,
+        ports.public.address(),
+        ports.admin.address(),
+        options.writer_keys,
+        options.state_tables,
+    );
+    if let Database::Postgres { url } = &layout.database {
+        let written = write!(
+            text,
+            "\n[store]\nbackend = \"postgres\"\n\n[store.postgres]\nurl = {{ value = {url:?} }}\n{}\n",
+            options.store_keys
+        );
+        written.expect("a String takes every text");
+    }
+    text
+}
