@@ -38,11 +38,13 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::disk::{DiskOp, FaultHook};
+pub(crate) use self::options::system_time;
 pub use self::options::{
     APPEND_QUEUE_CEILING, EmbeddedOptions, OpenError, SEGMENT_BYTES_CEILING, WallClock,
 };
 pub use self::quarantine::{Quarantined, quarantine_damage};
 pub use self::shared::APPEND_WAIT_MAX;
+pub(crate) use self::shared::{SYNC_SLOW, SYNC_STUCK};
 
 use self::directory::Directory;
 use self::keeper::{Keeper, KeeperDesk};

@@ -69,6 +69,13 @@ macro_rules! spool_suite {
     };
 }
 
+/// Opens the spool and waits for the turn to lease.
+async fn opened<F: SpoolFixture>(fixture: &F) -> F::Spool {
+    let spool = fixture.open().await;
+    soon("the turn", spool.turn()).await.expect("turn is given");
+    spool
+}
+
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(value) => value,
@@ -124,7 +131,7 @@ async fn assert_nothing_to_lease<S: Spool>(spool: &S) {
 
 /// What was appended is leased, in order and numbered from 1.
 pub async fn records_come_back_in_order_without_gaps<F: SpoolFixture>(fixture: &F) {
-    let spool = fixture.open().await;
+    let spool = opened(fixture).await;
     append_numbered(&spool, 1..=40).await;
     assert_numbered(&lease_exactly(&spool, 40).await, 1..=40);
     assert_nothing_to_lease(&spool).await;
@@ -139,7 +146,7 @@ pub async fn records_come_back_in_order_without_gaps<F: SpoolFixture>(fixture: &
 
 /// A lease on an empty spool returns with the first record, not before.
 pub async fn lease_waits_for_the_first_record<F: SpoolFixture>(fixture: &F) {
-    let spool = Arc::new(fixture.open().await);
+    let spool = Arc::new(opened(fixture).await);
     let waiting = tokio::spawn({
         let spool = spool.clone();
         async move { spool.lease(10, usize::MAX).await }
@@ -157,7 +164,7 @@ pub async fn lease_waits_for_the_first_record<F: SpoolFixture>(fixture: &F) {
 
 /// Count and size bound a lease; a record larger than the size comes alone.
 pub async fn lease_keeps_to_its_limits_but_gives_at_least_one_record<F: SpoolFixture>(fixture: &F) {
-    let spool = fixture.open().await;
+    let spool = opened(fixture).await;
     for _ in 0..6 {
         soon(
             "append",
@@ -182,7 +189,7 @@ pub async fn lease_keeps_to_its_limits_but_gives_at_least_one_record<F: SpoolFix
 
 /// Two callers never get the same record, and together get all.
 pub async fn concurrent_leases_share_records_without_overlap<F: SpoolFixture>(fixture: &F) {
-    let spool = Arc::new(fixture.open().await);
+    let spool = Arc::new(opened(fixture).await);
     append_numbered(&*spool, 1..=60).await;
     let lease_some = || {
         let spool = spool.clone();
@@ -206,7 +213,7 @@ pub async fn concurrent_leases_share_records_without_overlap<F: SpoolFixture>(fi
 
 /// Dropping a lease at any moment loses no record.
 pub async fn cancelled_lease_moves_nothing<F: SpoolFixture>(fixture: &F) {
-    let spool = fixture.open().await;
+    let spool = opened(fixture).await;
     append_numbered(&spool, 1..=20).await;
     let mut given = 0;
     for polls in 0..30_u64 {
@@ -234,7 +241,7 @@ pub async fn cancelled_lease_moves_nothing<F: SpoolFixture>(fixture: &F) {
 
 /// An older settle changes nothing; a newer one covers all before it.
 pub async fn settling_is_cumulative_and_idempotent<F: SpoolFixture>(fixture: &F) {
-    let spool = fixture.open().await;
+    let spool = opened(fixture).await;
     append_numbered(&spool, 1..=10).await;
     lease_exactly(&spool, 10).await;
     for (through, unsettled) in [(0, 10), (7, 3), (3, 3), (7, 3), (10, 0)] {
@@ -261,7 +268,7 @@ pub async fn settling_is_cumulative_and_idempotent<F: SpoolFixture>(fixture: &F)
 
 /// Nobody can have committed what was never given out.
 pub async fn settling_beyond_the_end_is_refused<F: SpoolFixture>(fixture: &F) {
-    let spool = fixture.open().await;
+    let spool = opened(fixture).await;
     append_numbered(&spool, 1..=3).await;
     let refused = soon("settle", spool.settle(Sequence(4))).await;
     assert_eq!(
@@ -277,7 +284,7 @@ pub async fn settling_beyond_the_end_is_refused<F: SpoolFixture>(fixture: &F) {
 
 /// A peer that went back in time gets everything after its last commit again, settled or not.
 pub async fn rewinding_back_gives_records_again<F: SpoolFixture>(fixture: &F) {
-    let spool = fixture.open().await;
+    let spool = opened(fixture).await;
     append_numbered(&spool, 1..=12).await;
     lease_exactly(&spool, 12).await;
     soon("settle", spool.settle(Sequence(9)))
@@ -303,7 +310,7 @@ pub async fn rewinding_back_gives_records_again<F: SpoolFixture>(fixture: &F) {
 
 /// A peer that is ahead of the settled mark is not sent old records.
 pub async fn rewinding_forward_skips_records<F: SpoolFixture>(fixture: &F) {
-    let spool = fixture.open().await;
+    let spool = opened(fixture).await;
     append_numbered(&spool, 1..=12).await;
     soon("rewind", spool.rewind(Sequence(8)))
         .await
@@ -314,7 +321,7 @@ pub async fn rewinding_forward_skips_records<F: SpoolFixture>(fixture: &F) {
 
 /// A peer that knows records this spool does not have is told so.
 pub async fn rewinding_beyond_the_end_is_refused<F: SpoolFixture>(fixture: &F) {
-    let spool = fixture.open().await;
+    let spool = opened(fixture).await;
     append_numbered(&spool, 1..=2).await;
     assert_eq!(
         soon("rewind", spool.rewind(Sequence(3))).await,
@@ -326,7 +333,7 @@ pub async fn rewinding_beyond_the_end_is_refused<F: SpoolFixture>(fixture: &F) {
 
 /// A lease that waits at the end goes on when there is something to give again.
 pub async fn rewinding_back_wakes_a_waiting_lease<F: SpoolFixture>(fixture: &F) {
-    let spool = Arc::new(fixture.open().await);
+    let spool = Arc::new(opened(fixture).await);
     append_numbered(&*spool, 1..=3).await;
     lease_exactly(&*spool, 3).await;
     let waiting = tokio::spawn({
@@ -350,7 +357,7 @@ pub async fn rewinding_back_wakes_a_waiting_lease<F: SpoolFixture>(fixture: &F) 
 
 /// Identity, records and the settled mark outlive the process; sequences go on.
 pub async fn unsettled_records_survive_reopening<F: SpoolFixture>(fixture: &F) {
-    let spool = fixture.open().await;
+    let spool = opened(fixture).await;
     let id = spool.id();
     append_numbered(&spool, 1..=10).await;
     lease_exactly(&spool, 6).await;
@@ -360,7 +367,7 @@ pub async fn unsettled_records_survive_reopening<F: SpoolFixture>(fixture: &F) {
     spool.close().await;
     drop(spool);
 
-    let spool = fixture.open().await;
+    let spool = opened(fixture).await;
     assert_eq!(spool.id(), id);
     assert_eq!(spool.status().settled, Sequence(4));
     assert_numbered(&lease_exactly(&spool, 6).await, 5..=10);
@@ -375,7 +382,7 @@ pub async fn unsettled_records_survive_reopening<F: SpoolFixture>(fixture: &F) {
 
 /// Records are opaque: no size and no byte is special.
 pub async fn sizes_from_empty_to_the_limit_are_kept_exactly<F: SpoolFixture>(fixture: &F) {
-    let spool = fixture.open().await;
+    let spool = opened(fixture).await;
     let sizes = [
         0,
         1,
@@ -416,7 +423,7 @@ pub async fn sizes_from_empty_to_the_limit_are_kept_exactly<F: SpoolFixture>(fix
 
 /// A record over the limit is refused by itself; its neighbours are not touched.
 pub async fn oversized_record_is_refused_and_takes_no_sequence<F: SpoolFixture>(fixture: &F) {
-    let spool = fixture.open().await;
+    let spool = opened(fixture).await;
     append_numbered(&spool, 1..=1).await;
     let bytes_max = fixture.record_bytes_max();
     let refused = soon(
@@ -438,7 +445,7 @@ pub async fn oversized_record_is_refused_and_takes_no_sequence<F: SpoolFixture>(
 
 /// A caller that goes away may or may not have stored its record; everybody else's are whole and in order.
 pub async fn dropped_append_harms_nobody<F: SpoolFixture>(fixture: &F) {
-    let spool = fixture.open().await;
+    let spool = opened(fixture).await;
     let mut answered = Vec::new();
     for round in 0..40_u64 {
         let abandoned = spool.append(fresh_id(), Bytes::from_static(b"abandoned"));
@@ -466,7 +473,7 @@ pub async fn dropped_append_harms_nobody<F: SpoolFixture>(fixture: &F) {
 pub async fn every_concurrent_appender_is_served<F: SpoolFixture>(fixture: &F) {
     const APPENDERS: u64 = 32;
     const EACH: u64 = 20;
-    let spool = Arc::new(fixture.open().await);
+    let spool = Arc::new(opened(fixture).await);
     let mut tasks = Vec::new();
     for appender in 0..APPENDERS {
         let spool = spool.clone();
@@ -500,7 +507,7 @@ pub async fn every_concurrent_appender_is_served<F: SpoolFixture>(fixture: &F) {
 
 /// Close waits for appends in flight, ends waiting leases, and may be called again.
 pub async fn closing_finishes_what_was_accepted_and_refuses_the_rest<F: SpoolFixture>(fixture: &F) {
-    let spool = Arc::new(fixture.open().await);
+    let spool = Arc::new(opened(fixture).await);
     let waiting = tokio::spawn({
         let spool = spool.clone();
         async move { while spool.lease(100, usize::MAX).await.is_ok() {} }
@@ -540,7 +547,7 @@ pub async fn closing_finishes_what_was_accepted_and_refuses_the_rest<F: SpoolFix
     );
     drop(spool);
 
-    let spool = fixture.open().await;
+    let spool = opened(fixture).await;
     assert_eq!(spool.status().last_durable.0, stored.len() as u64);
     for leased in lease_exactly(&spool, stored.len()).await {
         assert_eq!(stored.get(&leased.sequence), Some(&leased.record));
@@ -558,7 +565,7 @@ pub async fn any_order_of_calls_agrees_with_a_model<F: SpoolFixture>(fixture: &F
             .wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) % limit.max(1)
     };
-    let mut spool = fixture.open().await;
+    let mut spool = opened(fixture).await;
     let (mut last, mut settled, mut leased) = (0_u64, 0_u64, 0_u64);
     for step in 0..400 {
         let at = format!("step {step} of seed {SEED:#x}");
@@ -599,7 +606,7 @@ pub async fn any_order_of_calls_agrees_with_a_model<F: SpoolFixture>(fixture: &F
             9 if below(3) == 0 => {
                 spool.close().await;
                 drop(spool);
-                spool = fixture.open().await;
+                spool = opened(fixture).await;
                 leased = settled;
             }
             _ => {}

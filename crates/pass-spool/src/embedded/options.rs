@@ -123,7 +123,7 @@ impl EmbeddedOptions {
     clippy::disallowed_methods,
     reason = "this is the clock that is passed in by default"
 )]
-fn system_time() -> SystemTime {
+pub(crate) fn system_time() -> SystemTime {
     SystemTime::now()
 }
 

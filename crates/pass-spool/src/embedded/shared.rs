@@ -16,9 +16,9 @@ use super::options::WallClock;
 use crate::{Sequence, SpoolHealth, SpoolId, SpoolStatus};
 
 /// A sync longer than this is reported as slow.
-pub(super) const SYNC_SLOW: Duration = Duration::from_secs(1);
+pub(crate) const SYNC_SLOW: Duration = Duration::from_secs(1);
 /// A sync longer than this makes the spool unready.
-pub(super) const SYNC_STUCK: Duration = Duration::from_secs(5);
+pub(crate) const SYNC_STUCK: Duration = Duration::from_secs(5);
 /// An append waits at most this long; then its outcome counts as unknown.
 pub const APPEND_WAIT_MAX: Duration = Duration::from_secs(8);
 

@@ -1,0 +1,141 @@
+//! Whether the servers sync before they answer.
+//!
+//! A client's connection does not show it, so it is asked of the servers' monitoring (`/varz`), for every server that
+//! holds a copy of the stream, matched by server name.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::Info;
+use futures_util::future::join_all;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
+
+use super::options::JetStreamOptions;
+
+/// How long one server's monitoring may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// The largest answer that is read.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Deserialize)]
+struct Varz {
+    #[serde(default)]
+    server_name: String,
+    jetstream: Option<JetStream>,
+}
+
+#[derive(Deserialize)]
+struct JetStream {
+    config: Option<JetStreamConfig>,
+}
+
+#[derive(Deserialize)]
+struct JetStreamConfig {
+    #[serde(default)]
+    sync_always: bool,
+}
+
+/// The names of the servers that hold the stream.
+pub(super) fn holders(info: &Info, connected_to: &str) -> Vec<String> {
+    let mut names: Vec<String> = match &info.cluster {
+        Some(cluster)
+            if cluster
+                .leader
+                .as_deref()
+                .is_some_and(|name| !name.is_empty()) =>
+        {
+            cluster
+                .leader
+                .iter()
+                .cloned()
+                .chain(cluster.replicas.iter().map(|peer| peer.name.clone()))
+                .collect()
+        }
+        Some(_) | None => vec![connected_to.to_owned()],
+    };
+    names.sort();
+    names
+}
+
+/// Proves that every one of `holders` syncs before it acknowledges; the error names the setting and the fix.
+pub(super) async fn prove(options: &JetStreamOptions, holders: &[String]) -> Result<(), String> {
+    const OR: &str =
+        "or accept the loss of acknowledged deliveries at a power cut with allow_unsynced";
+    if holders.len() < options.replicas {
+        return Err(format!(
+            "stream {} is on {} servers but replicas is {}; bring the others back, {OR}",
+            options.stream,
+            holders.len(),
+            options.replicas
+        ));
+    }
+    if options.monitoring_urls.is_empty() {
+        return Err(format!(
+            "it is not proven that NATS syncs before it acknowledges: set monitoring_urls to the servers' monitoring \
+             addresses (http_port in their configuration), {OR}"
+        ));
+    }
+    let answers = join_all(options.monitoring_urls.iter().map(|url| varz(url))).await;
+    let mut synced = HashMap::new();
+    let mut troubles = String::new();
+    for answer in answers {
+        match answer {
+            Ok(varz) => {
+                let config = varz.jetstream.and_then(|jetstream| jetstream.config);
+                synced.insert(
+                    varz.server_name,
+                    config.is_some_and(|config| config.sync_always),
+                );
+            }
+            Err(trouble) => troubles = format!("{troubles} ({trouble})"),
+        }
+    }
+    for name in holders {
+        match synced.get(name) {
+            Some(true) => {}
+            Some(false) => {
+                return Err(format!(
+                    "NATS server {name} acknowledges before it syncs: set sync_interval: always in the jetstream section \
+                     of its configuration, {OR}"
+                ));
+            }
+            None => {
+                return Err(format!(
+                    "no address of monitoring_urls speaks for NATS server {name}, so it is not proven that it syncs \
+                     before it acknowledges{troubles}: add or correct its address, {OR}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn varz(base: &str) -> Result<Varz, String> {
+    let trouble = |detail: String| format!("{base}: {detail}");
+    let asking = async {
+        let uri = format!("{}/varz", base.trim_end_matches('/'))
+            .parse()
+            .map_err(|error| trouble(format!("{error}")))?;
+        let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+        let answer = client
+            .get(uri)
+            .await
+            .map_err(|error| trouble(super::link::with_sources(&error)))?;
+        if !answer.status().is_success() {
+            return Err(trouble(format!("status {}", answer.status())));
+        }
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|error| trouble(error.to_string()))?
+            .to_bytes();
+        serde_json::from_slice(&body).map_err(|error| trouble(error.to_string()))
+    };
+    tokio::time::timeout(ANSWER_MAX, asking)
+        .await
+        .unwrap_or_else(|_| Err(trouble("no answer within 2 s".into())))
+}

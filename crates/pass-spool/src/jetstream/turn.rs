@@ -1,0 +1,305 @@
+//! Whose turn it is to lease, settle and rewind: one key of a key-value bucket.
+//!
+//! The value names the holder and carries the settled mark, so that only the holder moves it. The holder writes it
+//! every 1.5 s, each time on condition that nobody else did in between. Whoever waits takes the turn when the holder
+//! has given it back, or when the value has stood still for 5 s of the waiting process's own clock. A holder that could
+//! not write for 4 s stops by itself. No clock is compared with another.
+//!
+//! This is liveness only: should two believe to have the turn, pass-state fences one of them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::kv::UpdateErrorKind;
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use super::link::{Link, with_sources};
+use super::shared::{Gate, Shared, Term};
+
+/// The one key.
+const KEY: &str = "forwarder";
+/// How often the holder writes.
+const RENEW: Duration = Duration::from_millis(1_500);
+/// A holder stops that could not write for this long.
+pub(super) const HOLD_MAX: Duration = Duration::from_secs(4);
+/// Whoever waits takes over from a holder that has not written for this long. Above `HOLD_MAX`.
+const STILL_MAX: Duration = Duration::from_secs(5);
+/// How often those who don't hold it look.
+const LOOK: Duration = Duration::from_millis(500);
+/// How soon a step is repeated that failed.
+const RETRY: Duration = Duration::from_millis(200);
+/// How long one step may wait for the server.
+const STEP_MAX: Duration = Duration::from_millis(1_200);
+
+/// What the key holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Entry {
+    /// Which spool the settled mark belongs to.
+    spool: String,
+    /// The holder, one id per opened spool; absent if nobody has the turn.
+    holder: Option<String>,
+    /// Who that is, for people.
+    name: String,
+    settled: u64,
+}
+
+/// A failed step, for the log.
+type Trouble = String;
+
+pub(super) struct TurnKeeper {
+    shared: Arc<Shared>,
+    link: Link,
+    me: String,
+    name: String,
+    /// The revision that we wrote last, while we have the turn.
+    held: Option<u64>,
+    /// The revision last seen and since when.
+    seen: Option<(u64, Instant)>,
+    /// The last successful look.
+    looked: Option<Instant>,
+    terms: u64,
+    troubled: bool,
+}
+
+impl TurnKeeper {
+    pub(super) fn new(shared: Arc<Shared>, link: Link, me: String, name: String) -> Self {
+        Self {
+            shared,
+            link,
+            me,
+            name,
+            held: None,
+            seen: None,
+            looked: None,
+            terms: 0,
+            troubled: false,
+        }
+    }
+
+    /// Keeps the turn while there is one, looks for it while someone waits, and gives it back at the end.
+    pub(super) async fn run(mut self) {
+        let mut closed = self.shared.closed.subscribe();
+        let shared = self.shared.clone();
+        loop {
+            let pause = self.step().await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shared.turn_wanted.notified() => {}
+                _ = closed.wait_for(|closed| *closed) => break,
+            }
+        }
+        self.release().await;
+    }
+
+    /// Takes over the settled mark as it was last written. For the time before the first step.
+    pub(super) async fn mark_read(&mut self) -> Result<(), Trouble> {
+        self.look().await.map(drop)
+    }
+
+    async fn step(&mut self) -> Duration {
+        let outcome = if self.held.is_some() {
+            self.renew().await.map(|()| RENEW)
+        } else {
+            self.seek()
+                .await
+                .map(|()| if self.held.is_some() { RENEW } else { LOOK })
+        };
+        match outcome {
+            Ok(pause) => {
+                self.troubled = false;
+                pause
+            }
+            Err(trouble) => {
+                if !std::mem::replace(&mut self.troubled, true) {
+                    tracing::warn!(error = %trouble, "cannot tell whose turn it is to forward the NATS spool");
+                }
+                if self.held.is_some() && self.shared.term().is_none() {
+                    self.lose("it could not be renewed");
+                }
+                RETRY
+            }
+        }
+    }
+
+    async fn renew(&mut self) -> Result<(), Trouble> {
+        for _ in 0..2 {
+            let Some(revision) = self.held else {
+                return Ok(());
+            };
+            let began = Instant::now();
+            let settled = self.shared.figures().settled;
+            match self.write(Some(self.me.clone()), settled, revision).await? {
+                Some(revision) => {
+                    self.held = Some(revision);
+                    self.shared.term.send_if_modified(|term| {
+                        if let Some(term) = term {
+                            term.until = began + HOLD_MAX;
+                        }
+                        // Nobody waits for a renewal.
+                        false
+                    });
+                    return Ok(());
+                }
+                None => match self.look().await? {
+                    // Our own write, of which the answer was lost.
+                    Some((revision, entry))
+                        if entry.holder.as_deref() == Some(self.me.as_str()) =>
+                    {
+                        self.held = Some(revision);
+                    }
+                    Some(_) | None => {
+                        self.lose("another gateway took it");
+                        return Ok(());
+                    }
+                },
+            }
+        }
+        Err("the turn's entry changes all the time".into())
+    }
+
+    async fn seek(&mut self) -> Result<(), Trouble> {
+        let found = self.look().await?;
+        if *self.shared.turn_waiters.borrow() == 0
+            || self.shared.is_closed()
+            || matches!(self.shared.standing.borrow().gate, Gate::Poisoned(_))
+        {
+            return Ok(());
+        }
+        let mine = found
+            .as_ref()
+            .is_some_and(|(_, entry)| entry.holder.as_deref() == Some(self.me.as_str()));
+        let free =
+            mine || found.as_ref().is_none_or(|(_, entry)| {
+                entry.holder.is_none() || entry.spool != self.shared.id.to_string()
+            }) || self
+                .seen
+                .is_some_and(|(_, since)| since.elapsed() >= STILL_MAX);
+        if !free {
+            return Ok(());
+        }
+        let info = timeout(STEP_MAX, self.link.stream.get_info())
+            .await
+            .map_err(|_| "no answer about the stream in time".to_owned())?
+            .map_err(|error| with_sources(&error))?;
+        let last = info.state.last_sequence;
+        let settled = match &found {
+            // Nobody had it since we did, so what we know is newer than what is written.
+            _ if mine => self.shared.figures().settled,
+            Some((_, entry)) if entry.spool == self.shared.id.to_string() => entry.settled,
+            Some(_) | None => 0,
+        };
+        if settled > last {
+            tracing::error!(
+                settled,
+                last,
+                "the stream ends before what was settled: it was restored to an earlier moment or lost records"
+            );
+        }
+        let settled = settled.min(last);
+        let began = Instant::now();
+        let revision = found.map_or(0, |(revision, _)| revision);
+        let Some(revision) = self.write(Some(self.me.clone()), settled, revision).await? else {
+            // Someone else was faster.
+            return Ok(());
+        };
+        self.held = Some(revision);
+        self.terms += 1;
+        {
+            let mut figures = self.shared.figures();
+            figures.note(&info);
+            figures.settled = settled;
+            figures.peer_heard = false;
+        }
+        tracing::info!(spool.id = %self.shared.id, settled, "this gateway forwards the NATS spool now");
+        let term = Term {
+            number: self.terms,
+            until: began + HOLD_MAX,
+        };
+        self.shared.term.send_replace(Some(term));
+        Ok(())
+    }
+
+    /// Reads the entry and how long it has stood still.
+    async fn look(&mut self) -> Result<Option<(u64, Entry)>, Trouble> {
+        let found = timeout(STEP_MAX, self.link.turn.entry(KEY))
+            .await
+            .map_err(|_| "no answer about the turn in time".to_owned())?
+            .map_err(|error| with_sources(&error))?;
+        let now = Instant::now();
+        // Time in which nothing could be seen is no time in which the holder stood still.
+        let unbroken = self.looked.is_some_and(|at| now - at < LOOK + STEP_MAX);
+        self.looked = Some(now);
+        let Some(found) = found else {
+            self.seen = None;
+            return Ok(None);
+        };
+        match self.seen {
+            Some((revision, _)) if unbroken && revision == found.revision => {}
+            Some(_) | None => self.seen = Some((found.revision, now)),
+        }
+        let entry: Entry = serde_json::from_slice(&found.value)
+            .map_err(|error| format!("the turn's entry can't be read: {error}"))?;
+        if self.held.is_none() && entry.spool == self.shared.id.to_string() {
+            let mut figures = self.shared.figures();
+            if entry.holder.as_deref() != Some(self.me.as_str()) {
+                figures.settled = entry.settled;
+            }
+        }
+        Ok(Some((found.revision, entry)))
+    }
+
+    /// Writes the entry if it still has that revision; `None` if it has not.
+    async fn write(
+        &self,
+        holder: Option<String>,
+        settled: u64,
+        revision: u64,
+    ) -> Result<Option<u64>, Trouble> {
+        let entry = Entry {
+            spool: self.shared.id.to_string(),
+            holder,
+            name: self.name.clone(),
+            settled,
+        };
+        let value = serde_json::to_vec(&entry).map_err(|error| error.to_string())?;
+        let writing = self.link.turn.update(KEY, value.into(), revision);
+        match timeout(STEP_MAX, writing).await {
+            Ok(Ok(revision)) => Ok(Some(revision)),
+            Ok(Err(error)) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(None),
+            Ok(Err(error)) => Err(with_sources(&error)),
+            Err(_) => Err("no answer about the turn in time".into()),
+        }
+    }
+
+    fn lose(&mut self, why: &str) {
+        self.held = None;
+        if self.shared.term.send_replace(None).is_some() {
+            tracing::warn!(spool.id = %self.shared.id, why, "this gateway's turn to forward the NATS spool ended");
+        }
+    }
+
+    /// Gives the turn back with the last settled mark, so that another goes on at once.
+    async fn release(&mut self) {
+        self.shared.term.send_replace(None);
+        for _ in 0..3 {
+            let Some(revision) = self.held else { return };
+            let settled = self.shared.figures().settled;
+            match self.write(None, settled, revision).await {
+                Ok(Some(_)) => return,
+                Ok(None) => match self.look().await {
+                    Ok(Some((revision, entry)))
+                        if entry.holder.as_deref() == Some(self.me.as_str()) =>
+                    {
+                        self.held = Some(revision);
+                    }
+                    Ok(_) => return,
+                    Err(_) => {}
+                },
+                Err(trouble) => {
+                    tracing::warn!(error = %trouble, "cannot give back the turn; others take it in 5 s");
+                }
+            }
+        }
+    }
+}
