@@ -10,7 +10,6 @@ use axum::extract::Request as HttpRequest;
 use axum::response::Response;
 use axum::routing::post;
 use bytes::Bytes;
-use service_kit::config::Duration;
 use service_kit::grpc::{Channel, GrpcLimits, GrpcListener, server};
 use service_kit::shutdown::Shutdown;
 use tokio::task::JoinHandle;
@@ -19,8 +18,6 @@ use tonic::service::Routes;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-
-pub(super) const PREFACE_TIMEOUT: StdDuration = StdDuration::from_millis(500);
 
 #[derive(Debug)]
 pub(super) struct Replica {
@@ -47,10 +44,7 @@ impl Replica {
     }
 
     async fn run(addr: SocketAddr, with_health: bool) -> Self {
-        let limits = GrpcLimits {
-            preface_timeout: Duration::from_millis(PREFACE_TIMEOUT.as_millis().try_into().unwrap()),
-            ..GrpcLimits::default()
-        };
+        let limits = GrpcLimits::default();
         let listener = GrpcListener::bind(addr, limits.clone()).await.unwrap();
         let addr = listener.local_addr();
         let (reporter, health) = tonic_health::server::health_reporter();
