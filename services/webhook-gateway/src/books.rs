@@ -1,7 +1,8 @@
 //! The gateway's books: what became of every request, counted per source and cause.
 //!
 //! Every request ends in exactly one [`Tally`]. The counters live as long as the process; the durable count
-//! of what was accepted is the spool's last sequence. Names are stable, metrics are made of them.
+//! of what was accepted, by all gateways that share the spool, is its last sequence. Names are stable, metrics
+//! are made of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -42,6 +43,8 @@ pub enum Tally {
     Full,
     /// 503: the disk failed or did not answer.
     Storage,
+    /// 503: the server that keeps the spool could not be reached or used.
+    Unavailable,
     /// 503: stopping.
     Stopping,
     /// 500.
@@ -52,7 +55,7 @@ pub enum Tally {
 
 impl Tally {
     /// Every tally.
-    pub const ALL: [Tally; 24] = [
+    pub const ALL: [Tally; 25] = [
         Tally::Stored,
         Tally::Quarantined,
         Tally::Control,
@@ -71,6 +74,7 @@ impl Tally {
         Tally::Busy,
         Tally::Full,
         Tally::Storage,
+        Tally::Unavailable,
         Tally::Stopping,
         Tally::Internal,
         Tally::Committed(Outcome::Applied),
@@ -101,6 +105,7 @@ impl Tally {
             Tally::Busy => "busy",
             Tally::Full => "full",
             Tally::Storage => "storage",
+            Tally::Unavailable => "unavailable",
             Tally::Stopping => "stopping",
             Tally::Internal => "internal",
             Tally::Committed(Outcome::Applied) => "committed_applied",
@@ -130,12 +135,13 @@ impl Tally {
             Tally::Busy => 15,
             Tally::Full => 16,
             Tally::Storage => 17,
-            Tally::Stopping => 18,
-            Tally::Internal => 19,
-            Tally::Committed(Outcome::Applied) => 20,
-            Tally::Committed(Outcome::Duplicate) => 21,
-            Tally::Committed(Outcome::Quarantined) => 22,
-            Tally::Committed(Outcome::Control) => 23,
+            Tally::Unavailable => 18,
+            Tally::Stopping => 19,
+            Tally::Internal => 20,
+            Tally::Committed(Outcome::Applied) => 21,
+            Tally::Committed(Outcome::Duplicate) => 22,
+            Tally::Committed(Outcome::Quarantined) => 23,
+            Tally::Committed(Outcome::Control) => 24,
         }
     }
 }

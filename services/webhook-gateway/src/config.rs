@@ -5,15 +5,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use pass_sources::SourceConfig;
-use pass_spool::EmbeddedOptions;
 use serde::{Deserialize, Deserializer};
 use service_kit::config::{self, ByteSize, Duration, Faults, Origin, Validate};
 use service_kit::grpc::ChannelConfig;
 use service_kit::listener::HttpLimits;
 use service_kit::telemetry::TelemetryConfig;
 
-use crate::record::record_bytes_max;
+use crate::backend;
 use crate::sources::Sources;
+
+mod spool;
+
+pub use spool::{JetStream, Spool, SpoolBackend, SpoolSecret};
 
 /// The service's name in traces and logs.
 pub const SERVICE_NAME: &str = "webhook-gateway";
@@ -70,7 +73,7 @@ impl Config {
     /// Loads, checks, and resolves every secret once, so that a configuration that loads can be served.
     ///
     /// # Errors
-    /// Every fault found: of keys, types and values, or else of the sources.
+    /// Every fault found: of keys, types and values, or else of the sources, or else of the spool's secrets.
     pub fn load(from: &config::Sources) -> Result<Self, Faults> {
         // Secrets of sources are resolved below; the loader is given only what overrides keys.
         let overrides = format!("{}__", from.env_prefix);
@@ -81,6 +84,9 @@ impl Config {
         let config: Self = config::load(&keys_only)?;
         let origin = from.file.clone().map_or(Origin::Default, Origin::File);
         Sources::build(&config.sources, &config.ack, &from.env, &origin)?;
+        if config.spool.backend == SpoolBackend::Jetstream {
+            backend::login(&config.spool.jetstream, &from.env, &origin)?;
+        }
         Ok(config)
     }
 
@@ -93,19 +99,63 @@ impl Config {
             .unwrap_or_else(|| data_dir.join("gateway").join("spool"))
     }
 
-    pub(crate) fn spool_options(&self, dir: PathBuf) -> EmbeddedOptions {
-        let mut options = EmbeddedOptions::new(dir);
-        options.segment_bytes = self.spool.segment_bytes.bytes();
-        options.bytes_max = self.spool.bytes_max.bytes();
-        options.retain_age = self.spool.retain_age.get();
-        options.retain_bytes = self.spool.retain_bytes.map(ByteSize::bytes);
-        options.append_queue_max = self.spool.append_queue_max;
-        options.record_bytes_max = record_bytes_max(self.http.body_bytes_max.as_usize());
-        #[cfg(feature = "planted-bugs")]
-        {
-            options.planted_answer_before_sync = self.spool.planted_answer_before_sync;
+    /// Whether other gateways share the spool with this one.
+    pub(crate) fn spool_is_shared(&self) -> bool {
+        match self.spool.backend {
+            SpoolBackend::Embedded => false,
+            SpoolBackend::Jetstream => true,
         }
-        options
+    }
+
+    fn validate_spool_sizes(&self, faults: &mut Faults) {
+        let (key, unfit) = match self.spool.backend {
+            SpoolBackend::Embedded => {
+                let options = backend::embedded_options(self, PathBuf::new());
+                (
+                    "spool",
+                    options.check().err().map(|error| error.to_string()),
+                )
+            }
+            SpoolBackend::Jetstream => {
+                let options = backend::jetstream_options(self);
+                let unfit = options.check().err().map(|error| error.to_string());
+                ("spool.jetstream", unfit)
+            }
+        };
+        if let Some(what) = unfit {
+            faults.invalid(
+                key,
+                what,
+                "values that fit each other",
+                "change the key that is named",
+            );
+        }
+    }
+
+    /// On a shared spool pass-state's answer to a delivery may come to another gateway than the one whose sender
+    /// waits for it.
+    fn validate_ack_fits_spool(&self, faults: &mut Faults) {
+        if !self.spool_is_shared() {
+            return;
+        }
+        let named = self
+            .ack
+            .sources
+            .iter()
+            .map(|(name, mode)| (format!("ack.sources.{name}"), *mode));
+        let modes = std::iter::once(("ack.mode".to_owned(), self.ack.mode)).chain(named);
+        for (key, mode) in modes {
+            match mode {
+                AckMode::Durable => {}
+                AckMode::Applied => faults.invalid(
+                    &key,
+                    "needs a spool of this gateway alone: with spool.backend = \"jetstream\" any gateway may forward the \
+                     delivery, and pass-state's answer then comes to that one",
+                    "\"durable\"",
+                    "set it to \"durable\", or spool.backend to \"embedded\"",
+                ),
+            }
+        }
     }
 }
 
@@ -132,14 +182,9 @@ impl Validate for Config {
         faults.part("forward", &self.forward);
         faults.part("ack", &self.ack);
         faults.part("telemetry", &self.telemetry);
-        if let Err(error) = self.spool_options(PathBuf::new()).check() {
-            faults.invalid(
-                "spool",
-                error.to_string(),
-                "sizes that fit each other",
-                "change the key that is named",
-            );
-        }
+        faults.part("spool", &self.spool);
+        self.validate_spool_sizes(faults);
+        self.validate_ack_fits_spool(faults);
         if self.sources.len() > SOURCES_MAX {
             faults.invalid(
                 "sources",
@@ -313,42 +358,6 @@ impl Validate for Forward {
             self.drain_timeout,
             Duration::default()..=Duration::from_secs(60),
         );
-    }
-}
-
-/// The embedded spool.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Spool {
-    /// Its directory, used by nobody else. Default `gateway/spool` under the data directory.
-    pub dir: Option<PathBuf>,
-    /// Size of one segment, up to 1 GiB. Default 64 MiB.
-    pub segment_bytes: ByteSize,
-    /// Size of all segments, at least 4 of them. Default 10 GiB; at it 503.
-    pub bytes_max: ByteSize,
-    /// How long settled deliveries are kept for a database that was restored. Default 24 h.
-    pub retain_age: Duration,
-    /// How much of them is kept. Default a quarter of `bytes_max`.
-    pub retain_bytes: Option<ByteSize>,
-    /// Deliveries that may wait for the disk, 1 to 65,536. Default 1,024.
-    pub append_queue_max: usize,
-    /// Answers before the sync; a planted defect.
-    #[cfg(feature = "planted-bugs")]
-    pub planted_answer_before_sync: bool,
-}
-
-impl Default for Spool {
-    fn default() -> Self {
-        Self {
-            dir: None,
-            segment_bytes: ByteSize::from_mib(64),
-            bytes_max: ByteSize::from_gib(10),
-            retain_age: Duration::from_hours(24),
-            retain_bytes: None,
-            append_queue_max: 1024,
-            #[cfg(feature = "planted-bugs")]
-            planted_answer_before_sync: false,
-        }
     }
 }
 

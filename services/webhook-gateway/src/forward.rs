@@ -5,11 +5,16 @@
 //! pass-state takes the same delivery any number of times. So every doubt ends the stream, and the next one
 //! starts after what pass-state says it has committed.
 //!
-//! Three kinds of ends:
+//! A spool may be shared by several gateways, of which one forwards at a time: before each stream the forwarder waits
+//! for its turn. Gateways that wait are ready; they take callbacks like the one that forwards.
+//!
+//! Four kinds of ends:
 //! - ordinary ones (the connection broke, the store is away, the stream was rotated, no progress): reconnect
 //!   after a short random pause;
-//! - fenced: a newer stream of this spool exists. Two gateways on one spool are impossible (the spool's lock),
-//!   so it is a stream of our own that the server still held, or a copied spool directory: wait longer, log;
+//! - the turn went to another gateway: wait for the next one;
+//! - fenced: a newer stream of this spool exists. On a shared spool it is that of the gateway that has the turn now, so
+//!   the next turn decides. Else it is a stream of our own that the server still held, or that of a copied spool
+//!   directory: wait longer, log;
 //! - blocked: nothing but a person can help (see `Failure::remedy`). The gateway turns not ready, keeps accepting
 //!   what comes, and keeps trying slowly.
 
@@ -21,7 +26,7 @@ use pass_spool::Spool;
 use service_kit::admin::Check;
 use service_kit::grpc::Channel;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::books::Books;
@@ -38,11 +43,16 @@ use failure::Failure;
 use pause::Pause;
 use session::{End, Session};
 
+/// How long taking a turn that nobody else has may last; only after that it is told that this gateway waits.
+const TURN_USUAL: Duration = Duration::from_millis(500);
+
 /// What helps after a stream has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Remedy {
     /// Reconnect soon.
     Retry,
+    /// Wait for the next turn.
+    Turn,
     /// Reconnect later.
     Fenced,
     /// Reconnect later and be not ready.
@@ -54,6 +64,9 @@ enum Remedy {
 pub struct ForwardStatus {
     /// True between pass-state's Ready and the stream's end.
     pub connected: bool,
+    /// True while this gateway waits for its turn to forward a shared spool: another one has it, or the server that
+    /// knows can't be reached.
+    pub waiting_for_turn: bool,
     /// Streams that got a Ready.
     pub streams: u64,
     /// The log's epoch as pass-state last told it; empty before.
@@ -76,6 +89,8 @@ pub struct ForwardStatus {
 /// The task that forwards.
 pub(crate) struct Forwarder {
     pub(crate) gateway_id: String,
+    /// Whether other gateways take over when this one stops forwarding.
+    pub(crate) shared: bool,
     pub(crate) body_bytes_max: usize,
     pub(crate) record_bytes_max: usize,
     pub(crate) config: Forward,
@@ -90,16 +105,21 @@ pub(crate) struct Forwarder {
 }
 
 impl Forwarder {
-    /// Forwards until `stop`; then waits a little for acknowledgements and ends.
+    /// Forwards until `stop`; then waits a little for acknowledgements, unless others go on at once, and ends.
     pub(crate) async fn run(self, check: Check, stop: CancellationToken) {
         check.ok();
         let mut pause = Pause::new(self.config.retry_min.get(), self.config.retry_max.get());
         let (mut blocked_by_spool, mut hole_end) = (false, 0);
         loop {
             let began = Instant::now();
-            let mut session = Session::new(&self, &check, blocked_by_spool, hole_end);
-            let end = session.run(&stop).await;
-            let progressed = session.progressed();
+            let (end, progressed) = match self.turn(&check, &stop).await {
+                Ok(waited) => {
+                    blocked_by_spool &= !waited;
+                    let mut session = Session::new(&self, &check, blocked_by_spool, hole_end);
+                    (session.run(&stop).await, session.progressed())
+                }
+                Err(end) => (end, false),
+            };
             self.waiters.connected(None);
             self.status.send_modify(|status| {
                 status.connected = false;
@@ -125,6 +145,44 @@ impl Forwarder {
         }
     }
 
+    /// Waits for the turn to forward, and says whether another gateway had it until now.
+    async fn turn(&self, check: &Check, stop: &CancellationToken) -> Result<bool, End> {
+        let turn = async {
+            let mut turn = self.spool.turn();
+            if let Ok(taken) = timeout(TURN_USUAL, &mut turn).await {
+                return taken.map(|()| false);
+            }
+            tracing::info!("waiting for the turn to forward this spool");
+            // What stood in this one's way is now for the other one to say.
+            check.ok();
+            self.status.send_modify(|status| {
+                status.waiting_for_turn = true;
+                status.blocked = None;
+                status.last_error = None;
+            });
+            turn.await.map(|()| true)
+        };
+        let taken = tokio::select! {
+            taken = turn => taken.map_err(|error| End::Failed(Failure::Lease(error))),
+            () = stop.cancelled() => Err(End::Stopped),
+        };
+        if let Ok(true) = taken {
+            tracing::info!("it is this gateway's turn to forward the spool");
+        }
+        self.status
+            .send_if_modified(|status| std::mem::take(&mut status.waiting_for_turn));
+        taken
+    }
+
+    /// How long the end waits for acknowledgements.
+    fn drain_timeout(&self) -> Duration {
+        if self.shared {
+            Duration::ZERO
+        } else {
+            self.config.drain_timeout.get()
+        }
+    }
+
     /// Logs how a stream ended and says how long to wait for the next one.
     fn judge(
         &self,
@@ -144,8 +202,17 @@ impl Forwarder {
                 if matches!(failure, Failure::Rotated) {
                     tracing::info!("{text}");
                 } else if news {
-                    tracing::warn!(error = %text, "the stream to pass-state ended; deliveries stay in the spool");
+                    tracing::warn!(error = %text, "forwarding to pass-state was interrupted; deliveries stay in the spool");
                 }
+                (None, pause.next())
+            }
+            Remedy::Turn => {
+                tracing::info!("{text}");
+                return pause::half_to_full(self.config.retry_min.get());
+            }
+            // Whose turn it is decides the spool: it is another gateway's, or the newer stream will soon be over.
+            Remedy::Fenced if self.shared => {
+                tracing::info!("{text}");
                 (None, pause.next())
             }
             Remedy::Fenced => {

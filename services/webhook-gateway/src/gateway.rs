@@ -4,9 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use pass_spool::{EmbeddedSpool, OpenError, Spool, SpoolHealth, SpoolId, SpoolStatus};
+use pass_spool::{JetStreamOpenError, OpenError, Spool, SpoolHealth, SpoolId, SpoolStatus};
 use service_kit::admin::{Check, Readiness, State};
 use service_kit::clock::Clock;
 use service_kit::config::{Faults, Origin};
@@ -17,8 +17,9 @@ use service_kit::telemetry;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::backend;
 use crate::books::Books;
-use crate::config::{AckMode, Config, SERVICE_NAME};
+use crate::config::{AckMode, Config, SERVICE_NAME, SpoolBackend};
 use crate::forward::{ForwardStatus, Forwarder};
 use crate::http::{self, Edge};
 use crate::record::record_bytes_max;
@@ -40,7 +41,8 @@ pub struct Dependencies {
     pub clock: Arc<dyn Clock>,
     /// The environment that secrets may be taken from.
     pub env: Vec<(String, String)>,
-    /// The directory under which the spool lies unless its own is configured.
+    /// The directory under which an embedded spool lies unless its own is configured. With a spool on JetStream
+    /// nothing is written there.
     pub data_dir: PathBuf,
 }
 
@@ -53,6 +55,12 @@ pub enum BuildError {
     /// The spool can't be opened; the error says what to do.
     #[error("spool can't be opened")]
     Spool(#[from] OpenError),
+    /// The spool on JetStream can't be opened; the error says what to do.
+    #[error("spool.jetstream can't be opened")]
+    JetStream(#[from] JetStreamOpenError),
+    /// A secret of the spool can't be read.
+    #[error("spool can't be opened:\n{0}")]
+    Login(Faults),
     /// An address can't be bound.
     #[error("{key} can't be bound to {addr}; choose another address or stop what uses it")]
     Bind {
@@ -107,12 +115,7 @@ impl Gateway {
         let sources = Sources::build(&config.sources, &config.ack, &env, &Origin::Default)
             .map_err(BuildError::Sources)?;
         let channel = grpc::channel(&config.pass_state)?;
-        let mut options = config.spool_options(config.spool_dir(&data_dir));
-        let spool_clock = Arc::clone(&clock);
-        options.clock = Arc::new(move || SystemTime::from(spool_clock.now()));
-        let opening = tokio::task::spawn_blocking(move || EmbeddedSpool::open(options));
-        let spool: Arc<dyn Spool> =
-            Arc::new(opening.await.expect("opening the spool does not panic")?);
+        let spool = backend::open(&config, &env, &data_dir, &clock).await?;
         let http = bind(
             "http.listen",
             config.http.listen,
@@ -130,6 +133,7 @@ impl Gateway {
         let observer = Arc::new(Observer {
             books: Arc::new(Books::new(&sources)),
             spool: Arc::clone(&spool),
+            spool_backend: config.spool.backend,
             forward: forward.subscribe(),
         });
         Ok(Self {
@@ -190,6 +194,7 @@ impl Gateway {
         let waiters = Arc::new(Waiters::new(config.ack.waiters_max, waits));
         let body_bytes_max = config.http.body_bytes_max.as_usize();
         let forwarder = Forwarder {
+            shared: config.spool_is_shared(),
             gateway_id: config.gateway_id,
             body_bytes_max,
             record_bytes_max: record_bytes_max(body_bytes_max),
@@ -213,7 +218,7 @@ impl Gateway {
             traced,
             shutdown.clone(),
         );
-        tracing::info!(http = %http.local_addr(), admin = %admin.local_addr(), spool.id = %spool.id(), "webhook-gateway serves");
+        tracing::info!(http = %http.local_addr(), admin = %admin.local_addr(), spool.id = %spool.id(), spool.backend = config.spool.backend.name(), "webhook-gateway serves");
 
         let stop = CancellationToken::new();
         let mut forwarding = tokio::spawn(forwarder.run(forward_check, stop.clone()));
@@ -225,7 +230,7 @@ impl Gateway {
         };
         let failed = tokio::select! {
             () = serving => None,
-            reason = poisoned(&*spool, &spool_check) => Some(RunError::SpoolPoisoned(reason)),
+            reason = follow_health(&*spool, &spool_check) => Some(RunError::SpoolPoisoned(reason)),
             _ = &mut forwarding => Some(RunError::Forwarder),
         };
         // Requests are over, so nothing new comes into the spool; now the task behind them may end.
@@ -272,14 +277,23 @@ fn is_traced() -> bool {
 
 /// Keeps the readiness check in step with the spool's health, and returns the reason once it is poisoned and
 /// the last answers had their time.
-async fn poisoned(spool: &dyn Spool, check: &Check) -> Arc<str> {
+async fn follow_health(spool: &dyn Spool, check: &Check) -> Arc<str> {
+    let mut unproven_told = None;
     loop {
-        let state = match spool.status().health {
-            SpoolHealth::Ok | SpoolHealth::Slow => State::Ok,
-            SpoolHealth::Stuck => State::NotReady("the disk does not answer".to_owned()),
-            SpoolHealth::Full => State::NotReady("the spool is full".to_owned()),
-            SpoolHealth::Unavailable(reason) => State::NotReady(format!("the spool: {reason}")),
-            SpoolHealth::Poisoned(reason) => {
+        let SpoolStatus {
+            health, unproven, ..
+        } = spool.status();
+        let state = match (health, &unproven) {
+            (SpoolHealth::Ok | SpoolHealth::Slow, None) => State::Ok,
+            (SpoolHealth::Ok | SpoolHealth::Slow, Some(reason)) => {
+                State::Warned(format!("durability is not proven: {reason}"))
+            }
+            (SpoolHealth::Stuck, _) => State::NotReady("the disk does not answer".to_owned()),
+            (SpoolHealth::Full, _) => State::NotReady("the spool is full".to_owned()),
+            (SpoolHealth::Unavailable(reason), _) => {
+                State::NotReady(format!("the spool is unavailable: {reason}"))
+            }
+            (SpoolHealth::Poisoned(reason), _) => {
                 tracing::error!(reason = %reason, "the spool failed; this process answers 503 and ends");
                 check.not_ready("the spool failed");
                 tokio::time::sleep(LAST_ANSWERS).await;
@@ -287,6 +301,15 @@ async fn poisoned(spool: &dyn Spool, check: &Check) -> Arc<str> {
             }
         };
         check.set(state);
+        if unproven != unproven_told {
+            match &unproven {
+                Some(reason) => {
+                    tracing::warn!(reason = %reason, "the spool's durability is not proven, as allow_unsynced permits; what was answered 200 may be lost");
+                }
+                None => tracing::info!("the spool's durability is proven now"),
+            }
+            unproven_told = unproven;
+        }
         tokio::time::sleep(HEALTH_INTERVAL).await;
     }
 }
@@ -295,6 +318,7 @@ async fn poisoned(spool: &dyn Spool, check: &Check) -> Arc<str> {
 pub struct Observer {
     books: Arc<Books>,
     spool: Arc<dyn Spool>,
+    spool_backend: SpoolBackend,
     forward: watch::Receiver<ForwardStatus>,
 }
 
@@ -309,6 +333,12 @@ impl Observer {
     #[must_use]
     pub fn spool(&self) -> SpoolStatus {
         self.spool.status()
+    }
+
+    /// What keeps the spool.
+    #[must_use]
+    pub fn spool_backend(&self) -> SpoolBackend {
+        self.spool_backend
     }
 
     /// The spool's id.

@@ -5,11 +5,13 @@
 //! pass-state is away the gateway keeps answering; the spool absorbs.
 //!
 //! The gateway deliberately knows nothing of the log, of databases, of the state of passes, or of whether a
-//! fact was seen before: all that is pass-state's. It keeps nothing but the spool.
+//! fact was seen before: all that is pass-state's. It keeps nothing but the spool, and with a spool on JetStream,
+//! which several gateways share, nothing at all.
 //!
 //! Start reading at [`Gateway`], then `http/receive.rs` (the path of one callback) and `forward.rs` (the way
 //! to pass-state).
 
+mod backend;
 pub mod books;
 pub mod config;
 mod forward;

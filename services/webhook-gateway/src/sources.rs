@@ -95,7 +95,8 @@ impl Sources {
     }
 }
 
-fn resolve(secret: &SecretRef, env: &[(String, String)]) -> Result<Vec<u8>, String> {
+/// Reads a secret; the error names no more of it than its place.
+pub(crate) fn resolve(secret: &SecretRef, env: &[(String, String)]) -> Result<Vec<u8>, String> {
     if let Some(value) = &secret.value {
         return Ok(value.clone().into_bytes());
     }

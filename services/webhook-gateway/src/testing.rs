@@ -1,6 +1,7 @@
 //! What the tests of this crate share: sources, clocks, spools.
 
 pub(crate) mod pass_state;
+pub(crate) mod shared;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -125,6 +126,7 @@ pub(crate) struct StubSpool {
     /// Appends wait for a permit each.
     pub(crate) gate: Semaphore,
     pub(crate) health: SpoolHealth,
+    pub(crate) unproven: Option<Arc<str>>,
 }
 
 impl StubSpool {
@@ -133,6 +135,7 @@ impl StubSpool {
             append,
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             health: SpoolHealth::Ok,
+            unproven: None,
         }
     }
 }
@@ -176,7 +179,7 @@ impl Spool for StubSpool {
             oldest_unsettled_age: None,
             sync_last: Duration::ZERO,
             health: self.health.clone(),
-            unproven: None,
+            unproven: self.unproven.clone(),
         }
     }
 

@@ -1,5 +1,7 @@
 use super::*;
 
+mod spool;
+
 const EXAMPLE: &str = include_str!("../../webhook-gateway.example.toml");
 
 fn load_text(text: &str, env: &[(&str, &str)]) -> Result<Config, Faults> {

@@ -43,7 +43,7 @@ pub(super) enum Failure {
     Ack(#[from] AckError),
     #[error(
         "pass-state has committed sequence {committed} of this spool, which ends at {last}; the spool was restored to an \
-         earlier moment, move its directory aside to start a new one"
+         earlier moment, start a new one: move its directory aside, or name another stream"
     )]
     SpoolBehind { committed: u64, last: u64 },
     /// The spool's next record is not the next sequence: an operator has moved damage aside. The next hello
@@ -111,9 +111,9 @@ impl Failure {
                 | LeaseError::Read { .. }
                 | LeaseError::Poisoned(_)
                 | LeaseError::Unavailable(_)
-                | LeaseError::TurnLost
                 | LeaseError::Closed,
             ) => Remedy::Retry,
+            Failure::Lease(LeaseError::TurnLost) => Remedy::Turn,
             Failure::Fenced => Remedy::Fenced,
             Failure::ProtocolMismatch { .. }
             | Failure::Refused(_)

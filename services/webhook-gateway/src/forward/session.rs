@@ -264,6 +264,8 @@ impl<'a> Session<'a> {
                                 self.show(&window);
                             }
                         }
+                        // Whoever has the turn now goes on after what is committed, so nothing waits for that here.
+                        Err(error @ LeaseError::TurnLost) => return Err(error.into()),
                         Err(error) => self.held = Some(error.into()),
                     }
                 }
@@ -277,10 +279,10 @@ impl<'a> Session<'a> {
                     return Err(Failure::NoProgress(ack_timeout));
                 }
                 () = stop.cancelled(), if last_call.is_none() => {
-                    last_call = Some(Instant::now() + self.forwarder.config.drain_timeout.get());
+                    last_call = Some(Instant::now() + self.forwarder.drain_timeout());
                 }
                 () = sleep_until(last_call.unwrap_or_else(Instant::now)), if last_call.is_some() => {
-                    tracing::info!(deliveries = window.deliveries(), "stopping before pass-state acknowledged everything; it is sent again at the next start");
+                    tracing::info!(deliveries = window.deliveries(), "stopping before pass-state acknowledged everything; the next stream of this spool sends the rest again");
                     return Ok(());
                 }
             }

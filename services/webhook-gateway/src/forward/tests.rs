@@ -34,6 +34,7 @@ use crate::waiters::Waiters;
 
 mod alarms;
 mod chance;
+mod turns;
 
 /// Long enough for something that must not happen to show itself.
 const A_WHILE: Duration = Duration::from_millis(150);
@@ -70,6 +71,16 @@ impl Rig {
     }
 
     async fn over(dir: TempDir, spool: Arc<dyn Spool>, config: Forward, traced: bool) -> Self {
+        Self::of(dir, spool, config, traced, false).await
+    }
+
+    async fn of(
+        dir: TempDir,
+        spool: Arc<dyn Spool>,
+        config: Forward,
+        traced: bool,
+        shared: bool,
+    ) -> Self {
         let peer = PassState::start().await;
         let sources = testing::sources(&testing::ack());
         let books = Arc::new(Books::new(&sources));
@@ -80,6 +91,7 @@ impl Rig {
         let (status, stop) = (sender.subscribe(), CancellationToken::new());
         let forwarder = Forwarder {
             gateway_id: "test".to_owned(),
+            shared,
             body_bytes_max: BODY_BYTES_MAX,
             record_bytes_max: record::record_bytes_max(BODY_BYTES_MAX),
             config,

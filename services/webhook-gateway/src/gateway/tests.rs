@@ -15,6 +15,9 @@ use crate::books::Tally;
 use crate::testing::pass_state::PassState;
 use crate::testing::{self, SECRET, SOON, StubSpool, TestClock};
 
+mod jetstream;
+mod shared;
+
 fn config(pass_state: SocketAddr) -> Config {
     let mut config = Config {
         sources: testing::source_configs(),
@@ -309,16 +312,25 @@ async fn readiness_follows_the_spools_health() {
         (SpoolHealth::Slow, true),
         (SpoolHealth::Stuck, false),
         (SpoolHealth::Full, false),
+        (SpoolHealth::Unavailable("no server answers".into()), false),
+        (SpoolHealth::Ok, true),
     ] {
         let spool = StubSpool {
             health,
             ..StubSpool::new(Ok(Sequence(1)))
         };
         assert!(
-            timeout(Duration::from_millis(1), poisoned(&spool, &check))
+            timeout(Duration::from_millis(1), follow_health(&spool, &check))
                 .await
                 .is_err()
         );
         assert_eq!(readiness.is_ready(), ready);
     }
+}
+
+/// The answer to a request of the admin listener, as JSON.
+async fn admin_json(admin: SocketAddr, path: &str) -> (String, serde_json::Value) {
+    let answer = ask(admin, &format!("GET {path} HTTP/1.1"), "").await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), serde_json::from_str(body).unwrap())
 }

@@ -50,8 +50,10 @@ fn status(observer: &Observer) -> Value {
         .collect();
     json!({
         "spool": {
+            "backend": observer.spool_backend().name(),
             "id": observer.spool_id().to_string(),
             "health": format!("{:?}", spool.health),
+            "unproven": spool.unproven.as_deref(),
             "last_durable": spool.last_durable.0,
             "settled": spool.settled.0,
             "oldest_kept": spool.oldest_kept.0,
@@ -64,6 +66,7 @@ fn status(observer: &Observer) -> Value {
         },
         "forward": {
             "connected": forward.connected,
+            "waiting_for_turn": forward.waiting_for_turn,
             "streams": forward.streams,
             "epoch": forward.epoch,
             "committed_sequence": forward.committed_sequence,

@@ -42,6 +42,8 @@ pub enum Problem {
     SpoolFull,
     /// The disk failed or does not answer. Whether the delivery is stored is unknown.
     Storage,
+    /// The server that keeps the spool can't be reached or used. Whether the delivery is stored is unknown.
+    SpoolUnavailable,
     /// The gateway is stopping.
     Stopping,
 }
@@ -60,9 +62,11 @@ impl Problem {
             Problem::MediaType | Problem::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Problem::Undecodable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Problem::Busy | Problem::SpoolFull | Problem::Storage | Problem::Stopping => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Problem::Busy
+            | Problem::SpoolFull
+            | Problem::Storage
+            | Problem::SpoolUnavailable
+            | Problem::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -84,6 +88,7 @@ impl Problem {
             Problem::Busy => "busy",
             Problem::SpoolFull => "spool-full",
             Problem::Storage => "storage",
+            Problem::SpoolUnavailable => "spool-unavailable",
             Problem::Stopping => "stopping",
         }
     }
@@ -106,6 +111,7 @@ impl Problem {
             Problem::Busy => "too many deliveries at once",
             Problem::SpoolFull => "there is no room for deliveries at the moment",
             Problem::Storage => "the delivery could not be stored for certain",
+            Problem::SpoolUnavailable => "deliveries can't be stored for certain at the moment",
             Problem::Stopping => "this gateway is stopping",
         }
     }
@@ -114,7 +120,7 @@ impl Problem {
     fn retry_after_seconds(&self) -> Option<u32> {
         match self {
             Problem::Busy => Some(1),
-            Problem::Stopping | Problem::Storage => Some(5),
+            Problem::Stopping | Problem::Storage | Problem::SpoolUnavailable => Some(5),
             Problem::SpoolFull => Some(30),
             Problem::BodyBroken
             | Problem::NotJson
@@ -147,6 +153,7 @@ impl Problem {
             | Problem::Busy
             | Problem::SpoolFull
             | Problem::Storage
+            | Problem::SpoolUnavailable
             | Problem::Stopping => None,
         };
         // All parts are fixed texts that need no escaping; a test reads them back.
@@ -202,6 +209,7 @@ impl Problem {
             | Problem::Busy
             | Problem::SpoolFull
             | Problem::Storage
+            | Problem::SpoolUnavailable
             | Problem::Stopping => {}
         }
         response
@@ -227,6 +235,7 @@ mod tests {
 503 busy 1 too many deliveries at once
 503 spool-full 30 there is no room for deliveries at the moment
 503 storage 5 the delivery could not be stored for certain
+503 spool-unavailable 5 deliveries can't be stored for certain at the moment
 503 stopping 5 this gateway is stopping
 ";
 
@@ -248,6 +257,7 @@ mod tests {
             Problem::Busy,
             Problem::SpoolFull,
             Problem::Storage,
+            Problem::SpoolUnavailable,
             Problem::Stopping,
         ]
     }

@@ -173,8 +173,11 @@ impl Call<'_> {
         {
             Ok(sequence) => sequence,
             Err(AppendError::Full) => return Refused::because(Tally::Full, Problem::SpoolFull),
-            Err(AppendError::Stuck | AppendError::Poisoned(_) | AppendError::Unavailable(_)) => {
+            Err(AppendError::Stuck | AppendError::Poisoned(_)) => {
                 return Refused::because(Tally::Storage, Problem::Storage);
+            }
+            Err(AppendError::Unavailable(_)) => {
+                return Refused::because(Tally::Unavailable, Problem::SpoolUnavailable);
             }
             Err(AppendError::Closed) => {
                 return Refused::because(Tally::Stopping, Problem::Stopping);

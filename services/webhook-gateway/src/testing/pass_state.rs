@@ -20,6 +20,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::SOON;
 
+pub(crate) mod log;
+
 pub(crate) struct PassState {
     pub(crate) addr: SocketAddr,
     streams: mpsc::UnboundedReceiver<Stream>,
@@ -186,12 +188,15 @@ impl Stream {
     }
 
     pub(crate) async fn send(&self, message: Ours) {
-        self.outbox
-            .send(Ok(v1::IngestResponse {
-                message: Some(message),
-            }))
-            .await
-            .unwrap();
+        assert!(self.try_send(message).await, "the gateway is there");
+    }
+
+    /// False if the stream is over.
+    async fn try_send(&self, message: Ours) -> bool {
+        let response = v1::IngestResponse {
+            message: Some(message),
+        };
+        self.outbox.send(Ok(response)).await.is_ok()
     }
 
     pub(crate) async fn send_ready(&self, committed: u64) {
@@ -204,6 +209,19 @@ impl Stream {
         sequences: impl IntoIterator<Item = u64>,
         outcome: Outcome,
     ) {
+        assert!(
+            self.try_commit(batch_number, sequences, outcome).await,
+            "the gateway is there"
+        );
+    }
+
+    /// False if the stream is over.
+    async fn try_commit(
+        &self,
+        batch_number: u64,
+        sequences: impl IntoIterator<Item = u64>,
+        outcome: Outcome,
+    ) -> bool {
         let outcomes: Vec<_> = sequences
             .into_iter()
             .map(|sequence| v1::IngestOutcome {
@@ -212,12 +230,12 @@ impl Stream {
             })
             .collect();
         let committed_sequence = outcomes.last().unwrap().sequence;
-        self.send(Ours::Committed(v1::IngestCommitted {
+        self.try_send(Ours::Committed(v1::IngestCommitted {
             batch_number,
             committed_sequence,
             outcomes,
         }))
-        .await;
+        .await
     }
 
     pub(crate) async fn fail(self, status: Status) {

@@ -103,6 +103,12 @@ async fn a_spool_that_cannot_store_answers_503_with_a_time_to_retry() {
         (AppendError::Full, "spool-full", "30", Tally::Full),
         (AppendError::Stuck, "storage", "5", Tally::Storage),
         (
+            AppendError::Unavailable("no server answers".into()),
+            "spool-unavailable",
+            "5",
+            Tally::Unavailable,
+        ),
+        (
             AppendError::Poisoned("EIO".into()),
             "storage",
             "5",
