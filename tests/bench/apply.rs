@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pass_domain::delivery::Delivery;
-use pass_store::{AppendPart, PartOutcome, PassStore, SpoolHello, SpoolId};
+use pass_store::{AppendPart, PartOutcome, PassStore, SpoolHello, SpoolId, SqlStore};
 use rusqlite::types::Value;
 // For the allocator alone: that of the services.
 use service_kit as _;
@@ -17,20 +17,24 @@ use crate::corpus::Corpus;
 use crate::stats::{median, spread};
 
 /// Deliveries in one transaction.
-const BATCH: usize = 500;
+pub(crate) const BATCH: usize = 500;
 /// Deliveries in one turn.
-const DELIVERIES: usize = 20_000;
+pub(crate) const DELIVERIES: usize = 20_000;
+/// The tables that a delivery's rows go into.
+pub(crate) const TABLES: [&str; 4] = ["delivery", "delivery_personal", "event", "pass"];
 
 pub(crate) async fn run(plan: &Plan) -> Result<()> {
     let corpus = Corpus::new()?;
-    let deliveries = crate::corpus::deliveries(&corpus, DELIVERIES)?;
+    let deliveries = crate::corpus::deliveries(&corpus, 0, DELIVERIES)?;
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
     let mut events = 0;
     for _ in 0..plan.rounds {
         let data = crate::disk::directory()?;
         let path = data.path().join("passline.db");
+        let store = crate::corpus::open_store(&path).await?;
         let taken;
-        (taken, events) = append_all(&path, &deliveries).await?;
+        (taken, events) = append_all(&store, &deliveries).await?;
+        store.close().await;
         ours.push(DELIVERIES as f64 / taken.as_secs_f64());
         let taken = insert_all(&path, &data.path().join("raw.db"))?;
         raw.push(DELIVERIES as f64 / taken.as_secs_f64());
@@ -44,8 +48,11 @@ pub(crate) async fn run(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-async fn append_all(path: &Path, deliveries: &[Arc<Delivery>]) -> Result<(Duration, u64)> {
-    let store = crate::corpus::open_store(path).await?;
+/// Appends them to an empty store, [`BATCH`] a transaction. Returns the time it took, and how many events came of it.
+pub(crate) async fn append_all(
+    store: &SqlStore,
+    deliveries: &[Arc<Delivery>],
+) -> Result<(Duration, u64)> {
     let spool = SpoolId([7; 16]);
     let hello = SpoolHello {
         spool,
@@ -79,7 +86,6 @@ async fn append_all(path: &Path, deliveries: &[Arc<Delivery>]) -> Result<(Durati
     }
     let taken = start.elapsed();
     let events = store.log_info().await?.books.events;
-    store.close().await;
     Ok((taken, events))
 }
 
@@ -98,7 +104,7 @@ fn insert_all(from: &Path, to: &Path) -> Result<Duration> {
         target.execute_batch(&sql?)?;
     }
     let mut tables = Vec::new();
-    for table in ["delivery", "delivery_personal", "event", "pass"] {
+    for table in TABLES {
         let mut select = source.prepare(&format!("SELECT * FROM {table} ORDER BY 1"))?;
         let columns = select.column_count();
         let rows: Vec<Vec<Value>> = select

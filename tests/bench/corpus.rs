@@ -81,8 +81,8 @@ pub(crate) fn sign(body: &[u8]) -> String {
         .collect()
 }
 
-/// Callbacks as the gateway would hand them on, decoded by the real adapter.
-pub(crate) fn deliveries(corpus: &Corpus, count: usize) -> Result<Vec<Arc<Delivery>>> {
+/// Callbacks `from` to `from + count` as the gateway would hand them on, decoded by the real adapter.
+pub(crate) fn deliveries(corpus: &Corpus, from: u64, count: usize) -> Result<Vec<Arc<Delivery>>> {
     let config = SourceConfig {
         name: "bench".into(),
         vendor: "passkit".into(),
@@ -101,7 +101,7 @@ pub(crate) fn deliveries(corpus: &Corpus, count: usize) -> Result<Vec<Arc<Delive
         .map_err(|faults| anyhow::anyhow!("the benchmark's source: {faults:?}"))?;
     let receive_time = Timestamp::from_second(1_700_000_000)?;
     let mut deliveries = Vec::with_capacity(count);
-    for number in 0..count as u64 {
+    for number in from..from + count as u64 {
         let body = corpus.body(number);
         let decoded = source.decode_stored(
             Method::Put,

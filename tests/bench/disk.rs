@@ -25,6 +25,11 @@ pub(crate) fn fdatasync_probe() -> Result<String> {
     Ok(format!("p50 {p50:.2} ms, p99 {p99:.2} ms"))
 }
 
+/// A directory that is removed in the end, where test-kit's servers have theirs: `/tmp`, as a rule.
+pub(crate) fn directory_beside_servers() -> Result<tempfile::TempDir> {
+    Ok(tempfile::tempdir()?)
+}
+
 /// The same as numbers of milliseconds.
 pub(crate) fn fdatasync_quantiles() -> Result<(f64, f64)> {
     let mut file = tempfile::tempfile_in(root()?)?;

@@ -1,5 +1,6 @@
 //! Durable ingest with pass-state stopped: the gateway next to `full` and `full + append`.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,14 +15,40 @@ use crate::services::Binaries;
 use crate::stats::{median, quantile_ms, spread};
 
 /// More requests than any candidate answers in one turn.
-const REQUESTS_PER_SECOND: u64 = 70_000;
+pub(crate) const REQUESTS_PER_SECOND: u64 = 70_000;
 
+/// What one candidate's turns gave, at one number of connections.
 #[derive(Default)]
-struct Candidate {
-    rates: Vec<f64>,
-    cpu_seconds_per_1000: Vec<f64>,
-    p50: Vec<f64>,
-    p99: Vec<f64>,
+pub(crate) struct Candidate {
+    pub(crate) rates: Vec<f64>,
+    pub(crate) cpu_seconds_per_1000: Vec<f64>,
+    pub(crate) p50: Vec<f64>,
+    pub(crate) p99: Vec<f64>,
+}
+
+impl Candidate {
+    /// Warms the server up, and measures it under closed-loop load. `cpu` tells the time its processes used.
+    pub(crate) async fn measure(
+        &mut self,
+        plan: &Plan,
+        address: SocketAddr,
+        connections: usize,
+        requests: &Rc<Vec<Vec<u8>>>,
+        cpu: impl Fn() -> Result<Duration>,
+    ) -> Result<()> {
+        closed_loop(address, connections, Duration::from_millis(500), requests).await?;
+        let before = cpu()?;
+        let time = Duration::from_secs(plan.seconds);
+        let mut run = closed_loop(address, connections, time, requests).await?;
+        let used = cpu()?.saturating_sub(before);
+        ensure!(run.failed == 0, "{} requests failed", run.failed);
+        self.rates.push(run.rate());
+        self.cpu_seconds_per_1000
+            .push(used.as_secs_f64() * 1_000.0 / run.ok as f64);
+        self.p50.push(quantile_ms(&mut run.micros, 0.5));
+        self.p99.push(quantile_ms(&mut run.micros, 0.99));
+        Ok(())
+    }
 }
 
 pub(crate) async fn run(plan: &Plan, binaries: &Binaries) -> Result<()> {
@@ -83,22 +110,8 @@ async fn turn(
         first.ask(&requests[0]).await? == 200,
         "{name} does not answer 200; see its log"
     );
-    closed_loop(address, connections, Duration::from_millis(500), requests).await?;
-    let before = server.cpu()?;
-    let mut run = closed_loop(
-        address,
-        connections,
-        Duration::from_secs(plan.seconds),
-        requests,
-    )
-    .await?;
-    let used = server.cpu()?.saturating_sub(before);
-    ensure!(run.failed == 0, "{name}: {} requests failed", run.failed);
-    candidate.rates.push(run.rate());
     candidate
-        .cpu_seconds_per_1000
-        .push(used.as_secs_f64() * 1_000.0 / run.ok as f64);
-    candidate.p50.push(quantile_ms(&mut run.micros, 0.5));
-    candidate.p99.push(quantile_ms(&mut run.micros, 0.99));
-    Ok(())
+        .measure(plan, address, connections, requests, || server.cpu())
+        .await
+        .context(name.to_owned())
 }

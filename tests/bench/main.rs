@@ -1,23 +1,40 @@
 //! The benchmark: `tests/run bench [SECTION…] [--rounds N] [--seconds N]`.
 //!
 //! Every section alternates Passline with a bare reference in one run on one machine and prints medians
-//! and ratios; absolute figures hold only for the run that printed them. Sections: `ingest`, `apply`,
-//! `sustained` (with `latency` and `catch-up`, which use what it stored). Bounded: about eight minutes in
-//! all with the defaults. Everything is on loopback and in a temporary directory that is removed.
+//! and ratios; absolute figures hold only for the run that printed them. Sections: [`SECTIONS`]; `sustained`
+//! has `latency` and `catch-up` with it, which use what it stored. Bounded: about fifteen minutes in all with
+//! the defaults. Everything is on loopback and in temporary directories that are removed.
 
 mod apply;
 mod catch_up;
 mod corpus;
 mod disk;
+mod fan_out;
+mod feeder;
 mod ingest;
+mod jetstream;
 mod load;
+mod postgres;
 mod process;
 mod reference;
+mod replicas;
 mod services;
 mod stats;
+mod subscriber;
 mod sustained;
 
 use anyhow::{Context, Result, bail};
+
+/// What can be asked for, in the order in which it is run.
+const SECTIONS: [&str; 7] = [
+    "ingest",
+    "apply",
+    "sustained",
+    "postgres",
+    "replicas",
+    "jetstream",
+    "fan-out",
+];
 
 /// What to run and for how long.
 #[derive(Clone, Debug)]
@@ -52,16 +69,24 @@ impl Plan {
             match arg.as_str() {
                 "--rounds" => plan.rounds = usize::try_from(number("--rounds")?)?,
                 "--seconds" => plan.seconds = number("--seconds")?,
-                "ingest" | "apply" | "sustained" => plan.sections.push(arg),
+                section if SECTIONS.contains(&section) => plan.sections.push(arg),
                 other => bail!(
-                    "unknown argument {other:?}; sections are ingest, apply, sustained; options --rounds N, --seconds N"
+                    "unknown argument {other:?}; sections are {}; options --rounds N, --seconds N",
+                    SECTIONS.join(", ")
                 ),
             }
         }
         if plan.sections.is_empty() {
-            plan.sections = ["ingest", "apply", "sustained"].map(String::from).to_vec();
+            plan.sections = SECTIONS.map(String::from).to_vec();
         }
         Ok(plan)
+    }
+
+    /// Whether one of these sections is to be run.
+    fn has(&self, sections: &[&str]) -> bool {
+        self.sections
+            .iter()
+            .any(|section| sections.contains(&section.as_str()))
     }
 }
 
@@ -72,8 +97,10 @@ fn main() -> Result<()> {
         return reference::serve(&args);
     }
     let plan = Plan::from_args(args)?;
-    let binaries =
-        services::Binaries::build(plan.sections.iter().any(|section| section == "sustained"))?;
+    let binaries = services::Binaries::build(
+        plan.has(&["ingest", "sustained", "jetstream", "fan-out"]),
+        plan.has(&["sustained", "replicas", "fan-out"]),
+    )?;
     println!("{}", disk::machine());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -84,6 +111,10 @@ fn main() -> Result<()> {
         match section.as_str() {
             "ingest" => runtime.block_on(ingest::run(&plan, &binaries))?,
             "apply" => runtime.block_on(apply::run(&plan))?,
+            "postgres" => runtime.block_on(postgres::run(&plan))?,
+            "replicas" => runtime.block_on(replicas::run(&plan, &binaries))?,
+            "jetstream" => runtime.block_on(jetstream::run(&plan, &binaries))?,
+            "fan-out" => runtime.block_on(fan_out::run(&plan, &binaries))?,
             _ => runtime.block_on(sustained::run(&plan, &binaries))?,
         }
     }

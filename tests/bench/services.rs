@@ -15,15 +15,22 @@ pub(crate) struct Binaries {
 }
 
 impl Binaries {
-    /// Builds the gateway, and pass-state if it is needed, for release, without test-only features.
-    pub(crate) fn build(with_pass_state: bool) -> Result<Self> {
-        let mut cargo = Command::new("cargo");
-        cargo.args(["build", "--locked", "--release", "-p", "webhook-gateway"]);
-        if with_pass_state {
-            cargo.args(["-p", "pass-state"]);
+    /// Builds what is needed of the gateway and pass-state, for release, without test-only features.
+    pub(crate) fn build(gateway: bool, pass_state: bool) -> Result<Self> {
+        let needed = [("webhook-gateway", gateway), ("pass-state", pass_state)];
+        let packages: Vec<&str> = needed
+            .iter()
+            .filter(|(_, needed)| *needed)
+            .flat_map(|(package, _)| ["-p", *package])
+            .collect();
+        if !packages.is_empty() {
+            let mut cargo = Command::new("cargo");
+            cargo
+                .args(["build", "--locked", "--release"])
+                .args(packages);
+            let status = cargo.status().context("run cargo")?;
+            ensure!(status.success(), "cargo build failed");
         }
-        let status = cargo.status().context("run cargo")?;
-        ensure!(status.success(), "cargo build failed");
         let own = std::env::current_exe()?;
         let directory = own
             .parent()
@@ -38,6 +45,16 @@ impl Binaries {
         data: &Path,
         pass_state: SocketAddr,
     ) -> Result<(Server, SocketAddr)> {
+        self.gateway_with(data, pass_state, "")
+    }
+
+    /// The same with further tables in its configuration.
+    pub(crate) fn gateway_with(
+        &self,
+        data: &Path,
+        pass_state: SocketAddr,
+        tables: &str,
+    ) -> Result<(Server, SocketAddr)> {
         let (port, admin) = (free_port()?, free_port()?);
         let config = data.join("gateway.toml");
         std::fs::write(
@@ -51,6 +68,7 @@ listen = "127.0.0.1:{admin}"
 endpoint = "http://{pass_state}"
 [telemetry]
 log_filter = "warn"
+{tables}
 [[sources]]
 name = "bench"
 vendor = "passkit"
@@ -71,6 +89,15 @@ auth = {{ scheme = "hmac", secrets = [{{ id = "k", value = "{SECRET}" }}] }}
 
     /// Starts pass-state on SQLite.
     pub(crate) fn pass_state(&self, data: &Path) -> Result<(Server, SocketAddr)> {
+        self.pass_state_with(data, "")
+    }
+
+    /// The same with further tables in its configuration.
+    pub(crate) fn pass_state_with(
+        &self,
+        data: &Path,
+        tables: &str,
+    ) -> Result<(Server, SocketAddr)> {
         let (port, admin) = (free_port()?, free_port()?);
         let config = data.join("pass-state.toml");
         std::fs::write(
@@ -82,6 +109,7 @@ listen = "127.0.0.1:{port}"
 listen = "127.0.0.1:{admin}"
 [telemetry]
 log_filter = "warn"
+{tables}
 "#
             ),
         )?;

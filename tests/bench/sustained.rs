@@ -109,7 +109,7 @@ async fn one_insert(plan: &Plan, kind: &str, requests: &Rc<Vec<Vec<u8>>>) -> Res
 }
 
 /// Waits until as many deliveries are recorded; returns the number of events.
-async fn wait_until_applied(grpc: SocketAddr, deliveries: u64) -> Result<i64> {
+pub(crate) async fn wait_until_applied(grpc: SocketAddr, deliveries: u64) -> Result<i64> {
     let mut client = PassServiceClient::connect(format!("http://{grpc}")).await?;
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
