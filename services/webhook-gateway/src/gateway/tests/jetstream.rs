@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use test_kit::{NatsSettings, TestNats, wait_for};
+use test_kit::{ChaosProxy, NatsSettings, TestNats, wait_for};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::config::SpoolSecret;
 use crate::testing::pass_state::log::Recorder;
 
 /// The most that it may take until another gateway goes on.
@@ -170,6 +171,10 @@ async fn nats(sync_always: bool) -> TestNats {
 async fn pair(nats: &TestNats, recorder: &Recorder) -> (Running, Running) {
     let a = Running::start("a", on(nats, recorder.addr, "a")).await;
     let b = Running::start("b", on(nats, recorder.addr, "b")).await;
+    told_apart(a, b).await
+}
+
+async fn told_apart(a: Running, b: Running) -> (Running, Running) {
     for gateway in [&a, &b] {
         gateway.until_ready(true).await;
     }
@@ -289,6 +294,87 @@ async fn a_server_that_was_killed_costs_nothing_that_was_answered_200() {
     assert_complete(&recorder, &accepted).await;
     forwarding.stop().await;
     waiting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forwarding_gateway_that_is_cut_off_from_the_server_is_replaced_and_comes_back_to_wait() {
+    let (nats, recorder) = (nats(true).await, Recorder::start().await);
+    let proxy = ChaosProxy::start(nats.address()).await.unwrap();
+    let mut config = on(&nats, recorder.addr, "a");
+    config.spool.jetstream.servers = vec![format!("nats://{}", proxy.address())];
+    let cut_off = Running::start("a", config).await;
+    wait_for("the stream of a", SOON, async || {
+        let forward = cut_off.observer.forward();
+        if forward.connected {
+            Ok(())
+        } else {
+            Err(format!("{forward:?}"))
+        }
+    })
+    .await
+    .unwrap();
+    let other = Running::start("b", on(&nats, recorder.addr, "b")).await;
+    let (cut_off, other) = told_apart(cut_off, other).await;
+    assert_eq!(cut_off.name, "a");
+    let mut accepted = vec![cut_off.post().await.unwrap(), other.post().await.unwrap()];
+
+    proxy.refuse(true);
+    proxy.cut_all().await;
+    let mut forward = other.observer.watch_forward();
+    timeout(TAKEOVER_MAX, forward.wait_for(|status| status.connected))
+        .await
+        .expect("the other one goes on")
+        .unwrap();
+    accepted.push(other.post().await.unwrap());
+    cut_off.until_ready(false).await;
+    let answer = cut_off.post().await.unwrap_err();
+    assert!(answer.contains("problems/spool-unavailable"), "{answer}");
+    assert_complete(&recorder, &accepted).await;
+
+    proxy.refuse(false);
+    cut_off.until_ready(true).await;
+    accepted.push(cut_off.post().await.unwrap());
+    assert_complete(&recorder, &accepted).await;
+    assert!(cut_off.observer.forward().waiting_for_turn);
+    assert_eq!(recorder.log.lock().unwrap().gateway, other.name);
+    cut_off.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_logs_in_as_configured_and_does_not_tell_its_password() {
+    let settings = NatsSettings {
+        credentials: Some(("passline".to_owned(), SECRET.to_owned())),
+        ..NatsSettings::default()
+    };
+    let (nats, recorder) = (
+        TestNats::start(settings).await.unwrap(),
+        Recorder::start().await,
+    );
+    let password = |value: &str| SpoolSecret {
+        value: Some(value.to_owned()),
+        ..SpoolSecret::default()
+    };
+    let mut config = on(&nats, recorder.addr, "a");
+    config.spool.jetstream.user = Some("passline".to_owned());
+    config.spool.jetstream.password = Some(password("wrong-canary"));
+    config.spool.jetstream.connect_timeout = Millis::from_secs(1);
+    let dir = tempfile::tempdir().unwrap();
+    let error = Gateway::build(config.clone(), dependencies(dir.path()))
+        .await
+        .err()
+        .unwrap();
+    let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+    assert!(
+        text.contains("authorization") && !text.contains("canary"),
+        "{text}"
+    );
+
+    config.spool.jetstream.password = Some(password(SECRET));
+    let gateway = Running::start("a", config).await;
+    let accepted = [gateway.post().await.unwrap()];
+    assert_complete(&recorder, &accepted).await;
+    gateway.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
