@@ -3,20 +3,23 @@
 //! `pass-state.example.toml` shows every key; a test keeps it equal to the defaults here.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use service_kit::config::{ByteSize, Duration, Faults, Validate};
 use service_kit::grpc::GrpcLimits;
 use service_kit::telemetry::TelemetryConfig;
 
+mod store;
+
+pub use store::{Backend, Migrations, PostgresConfig, StoreConfig};
+
 /// Prefix of the environment variables that set keys.
 pub const ENV_PREFIX: &str = "PASS_STATE";
 /// The service's name in logs, traces and `/version`.
 pub const SERVICE_NAME: &str = "pass-state";
 
-/// Configuration of one pass-state.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Configuration of one pass-state. No `PartialEq`: it may hold a secret.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
     /// Time between readiness off and refusing new connections at the end, up to 60 s. Default 1 s.
@@ -107,38 +110,6 @@ impl Default for AdminConfig {
         Self {
             listen: ([127, 0, 0, 1], 8082).into(),
         }
-    }
-}
-
-/// Whether the service changes the schema by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Migrations {
-    /// At the start, under a lock.
-    #[default]
-    Auto,
-    /// Never; `pass-state migrate` does it, and the start fails until it was done.
-    Off,
-}
-
-/// The database.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct StoreConfig {
-    /// The SQLite file, on a local file system. Default `pass-state/passline.db` under the data directory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
-    /// `auto` or `off`. Default `auto`.
-    pub migrations: Migrations,
-}
-
-impl StoreConfig {
-    /// The database's file: the configured one, or the default one under `data_dir`.
-    #[must_use]
-    pub fn path(&self, data_dir: &Path) -> PathBuf {
-        self.path
-            .clone()
-            .unwrap_or_else(|| data_dir.join("pass-state").join("passline.db"))
     }
 }
 
@@ -389,6 +360,7 @@ impl Validate for Config {
             Duration::default()..=Duration::from_secs(60),
         );
         faults.part("grpc", &self.grpc);
+        faults.part("store", &self.store);
         faults.part("ingest", &self.ingest);
         let deadline = self.grpc.limits.request_timeout;
         if self.ingest.redecode_timeout >= deadline {
@@ -412,6 +384,7 @@ impl Validate for Config {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::path::Path;
 
     use service_kit::config::{Sources, load};
 
@@ -440,15 +413,15 @@ mod tests {
             ..Sources::default()
         };
         let loaded: Config = load(&sources).unwrap_or_else(|faults| panic!("{faults}"));
-        assert_eq!(loaded, Config::default());
+        let tree = |config: &Config| toml::Value::try_from(config).unwrap();
+        assert_eq!(tree(&loaded), tree(&Config::default()));
 
         let (mut shown, mut known) = (BTreeSet::new(), BTreeSet::new());
         keys(&toml::from_str(EXAMPLE).unwrap(), "", &mut shown);
-        let defaults = toml::Value::try_from(Config::default()).unwrap();
-        keys(&defaults, "", &mut known);
+        keys(&tree(&Config::default()), "", &mut known);
         known.retain(|key| !key.contains("planted_"));
         assert_eq!(shown, known);
-        for absent in ["# path =", "# otlp_endpoint ="] {
+        for absent in ["# path =", "# url =", "# otlp_endpoint ="] {
             assert!(EXAMPLE.contains(absent), "{absent} has no default value");
         }
     }
@@ -471,6 +444,81 @@ mod tests {
         for part in ["queue_max", "stall_timeout", "migrations", "listem"] {
             assert!(faults.contains(part), "{part} in:\n{faults}");
         }
+    }
+
+    /// What loading these variables finds wrong, one fault a line.
+    fn faults_of(env: &[(&str, &str)]) -> String {
+        let sources = Sources {
+            env_prefix: ENV_PREFIX,
+            env: env
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..Sources::default()
+        };
+        match load::<Config>(&sources) {
+            Ok(_) => String::new(),
+            Err(faults) => faults.to_string(),
+        }
+    }
+
+    const BACKEND: (&str, &str) = ("PASS_STATE__STORE__BACKEND", "postgres");
+    const URL: (&str, &str) = ("PASS_STATE__STORE__POSTGRES__URL", "{ env = \"DB_URL\" }");
+
+    #[test]
+    fn the_url_of_the_database_comes_from_a_secret() {
+        for url in ["postgres://u:p@db:5432/log", "postgresql:///log"] {
+            assert_eq!(faults_of(&[BACKEND, URL, ("DB_URL", url)]), "");
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "postgres://u:hidden@db/log\n").unwrap();
+        let from_file = format!("{{ file = {:?} }}", file.path());
+        let env = [
+            (BACKEND.0.to_owned(), BACKEND.1.to_owned()),
+            (URL.0.to_owned(), from_file),
+        ];
+        let sources = Sources {
+            env_prefix: ENV_PREFIX,
+            env: env.to_vec(),
+            ..Sources::default()
+        };
+        let config: Config = load(&sources).unwrap_or_else(|faults| panic!("{faults}"));
+        let url = config.store.postgres.url_text();
+        assert_eq!(url, Some("postgres://u:hidden@db/log"));
+        let shown = format!("{config:?}{}", toml::to_string(&config).unwrap());
+        assert!(!shown.contains("hidden"), "{shown}");
+    }
+
+    #[test]
+    fn a_database_that_fits_no_backend_is_told_with_its_fix_and_never_its_url() {
+        let missing = faults_of(&[BACKEND]);
+        assert!(missing.starts_with("store.postgres.url "), "{missing}");
+        assert!(missing.contains("{ file = "), "{missing}");
+        for url in [
+            "mysql://u:hidden@db/log",
+            "hidden",
+            "postgres://",
+            "postgres://u:hidden@db/a b",
+        ] {
+            let bad = faults_of(&[BACKEND, URL, ("DB_URL", url)]);
+            assert!(bad.starts_with("store.postgres.url "), "{url}: {bad}");
+            assert!(!bad.contains("hidden"), "{bad}");
+        }
+        let unused = faults_of(&[URL, ("DB_URL", "postgres://u:hidden@db/log")]);
+        assert!(unused.contains("store.backend = \"postgres\""), "{unused}");
+        let both = faults_of(&[
+            BACKEND,
+            URL,
+            ("DB_URL", "postgres://db/log"),
+            ("PASS_STATE__STORE__PATH", "/var/lib/log.db"),
+        ]);
+        assert!(both.starts_with("store.path "), "{both}");
+        let bounds = faults_of(&[
+            ("PASS_STATE__STORE__POSTGRES__READERS_MAX", "0"),
+            ("PASS_STATE__STORE__POSTGRES__COMMIT_TIMEOUT", "1ms"),
+        ]);
+        assert!(bounds.contains("store.postgres.readers_max"), "{bounds}");
+        assert!(bounds.contains("store.postgres.commit_timeout"), "{bounds}");
     }
 
     #[test]

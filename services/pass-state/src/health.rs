@@ -25,6 +25,11 @@ impl StoreHealth {
         }
     }
 
+    /// The store is not open yet, and why; shown to operators.
+    pub(crate) fn waiting(&self, why: &str) {
+        self.check.not_ready(why);
+    }
+
     /// A call failed.
     pub(crate) fn failed(&self, what: &str) {
         *self.lock() = Some(Instant::now());

@@ -7,8 +7,11 @@
 //! The service deliberately knows nothing of vendors (facts come decoded), of HTTP callbacks, and of how the
 //! store keeps its rows. Nothing but the store survives a restart.
 //!
-//! Start reading at [`PassState`], which builds the parts and says who waits for whom; then `writer.rs` (the
-//! one writer), `ingest.rs` (a gateway's stream), `tail.rs` and `tail/subscription.rs` (live fan-out), and
+//! Several replicas may share one PostgreSQL: each has a writer, the store orders their commits, and each sees
+//! the others' by hints and by polling.
+//!
+//! Start reading at [`PassState`], which builds the parts and says who waits for whom; then `service/start.rs`
+//! (opening the store, and waiting for it), `writer.rs` (the one writer), `ingest.rs` (a gateway's stream), `tail.rs` and `tail/subscription.rs` (live fan-out), and
 //! `query.rs` (reads). `grpc/` decodes and encodes, and has no rules.
 
 pub mod config;
@@ -17,6 +20,7 @@ mod frames;
 mod grpc;
 mod health;
 mod ingest;
+mod maintenance;
 mod query;
 mod service;
 mod tail;
@@ -24,4 +28,5 @@ mod tasks;
 mod writer;
 
 pub use crate::config::Config;
+pub use crate::maintenance::MaintenanceError;
 pub use crate::service::{BuildError, Dependencies, PassState, RunError};

@@ -2,7 +2,7 @@
 //! went (0 in order, 1 failed, 64 started wrongly).
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use pass_state::config::ENV_PREFIX;
-use pass_state::{Config, Dependencies, PassState};
+use pass_state::{Config, Dependencies, MaintenanceError, PassState};
 use service_kit::clock::SystemClock;
 use service_kit::config::{self, Sources, process_env};
 use service_kit::shutdown::{Shutdown, Signals};
@@ -32,7 +32,7 @@ struct Arguments {
     data_dir: PathBuf,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Serves until SIGTERM or SIGINT; a second signal cuts what is left.
     Serve,
@@ -42,6 +42,22 @@ enum Command {
     Healthcheck,
     /// Brings the database's schema up to date, and exits.
     Migrate,
+    /// Changes the log's epoch.
+    #[command(subcommand)]
+    Epoch(Epoch),
+    /// Copies an SQLite database into a new file, also while pass-state runs on it, and exits.
+    Backup {
+        /// The new file.
+        file: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum Epoch {
+    /// Gives the log a new epoch, prints it and the log's end, and exits. For after a restore: every cursor
+    /// that clients hold is refused from then on (CURSOR_EPOCH_MISMATCH), also those that are places in the
+    /// log as it is now, so each client starts anew from the beginning or from a time.
+    Rotate,
 }
 
 #[tokio::main]
@@ -77,14 +93,32 @@ async fn main() -> ExitCode {
         Command::Migrate => PassState::migrate(&config, &arguments.data_dir)
             .await
             .map_err(Into::into),
+        Command::Epoch(Epoch::Rotate) => epoch_rotate(&config, &arguments.data_dir).await,
+        Command::Backup { file } => PassState::backup(&config, &arguments.data_dir, &file)
+            .await
+            .map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pass-state: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(MaintenanceError::NotSqlite | MaintenanceError::Missing { .. }) => {
+                    ExitCode::from(EXIT_USAGE)
+                }
+                Some(MaintenanceError::Store { .. }) | None => ExitCode::FAILURE,
+            }
         }
     }
+}
+
+async fn epoch_rotate(config: &Config, data_dir: &Path) -> anyhow::Result<()> {
+    let head = PassState::epoch_rotate(config, data_dir).await?;
+    println!("epoch {:016x}", head.epoch);
+    println!("head position {}", head.position.0);
+    println!("head cursor {}", head.cursor());
+    eprintln!("every cursor from before is refused from now on (CURSOR_EPOCH_MISMATCH)");
+    Ok(())
 }
 
 async fn serve(config: Config, data_dir: PathBuf) -> anyhow::Result<()> {

@@ -16,10 +16,11 @@
 
 use std::sync::Arc;
 
+use pass_domain::cursor::Cursor;
 use pass_domain::delivery::Delivery;
 use pass_domain::ids::DeliveryId;
 use pass_store::{
-    self as store, AppendPart, DeliveryRecord, Head, PartOutcome, PassStore, Replayed, SpoolHello,
+    self as store, AppendPart, DeliveryRecord, PartOutcome, PassStore, Replayed, SpoolHello,
     SpoolId, SpoolOpened,
 };
 use service_kit::clock::Clock;
@@ -29,7 +30,7 @@ use tracing::Instrument as _;
 
 use crate::config::WriterConfig;
 use crate::health::StoreHealth;
-use crate::tail::Tail;
+use crate::tail::{self, Tail};
 
 mod poison;
 mod spans;
@@ -67,7 +68,7 @@ enum Command {
         String,
         Reply<Result<Option<DeliveryRecord>, store::Error>>,
     ),
-    RotateEpoch(Reply<Result<Head, store::Error>>),
+    LeaveEpoch(Cursor, Reply<Result<(), store::Error>>),
 }
 
 /// A handle to the writer; clones share the queue.
@@ -113,9 +114,12 @@ impl Writer {
         self.ask(|reply| Command::Discard(id, reason, reply)).await
     }
 
-    /// Gives the log a new epoch.
-    pub(crate) async fn rotate_epoch(&self) -> Result<Result<Head, store::Error>, Ended> {
-        self.ask(Command::RotateEpoch).await
+    /// Gives the log a new epoch if it is still of the epoch of a place, and without that place.
+    pub(crate) async fn leave_epoch_without(
+        &self,
+        place: Cursor,
+    ) -> Result<Result<(), store::Error>, Ended> {
+        self.ask(|reply| Command::LeaveEpoch(place, reply)).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Ended> {
@@ -280,15 +284,29 @@ impl WriterTask {
                 self.note(discarded.is_ok());
                 let _ = reply.send(discarded);
             }
-            Command::RotateEpoch(reply) => {
-                let head = self.store.epoch_rotate().await;
-                self.note(head.is_ok());
-                if let Ok(head) = &head {
-                    self.tail.committed(*head);
-                }
-                let _ = reply.send(head);
+            Command::LeaveEpoch(place, reply) => {
+                let left = self.leave_epoch_without(place).await;
+                self.note(left.is_ok());
+                let _ = reply.send(left);
             }
         }
+    }
+
+    /// Several replicas may miss the place at the same time: who comes second finds the new epoch.
+    async fn leave_epoch_without(&self, place: Cursor) -> Result<(), store::Error> {
+        let head = self.store.head().await?;
+        if head.epoch == place.epoch && !tail::holds(&*self.store, &head, place).await? {
+            tracing::error!(
+                missed_position = place.position.0,
+                head_position = head.position.0,
+                "the database was put back in time while it was in use; the log gets a new epoch"
+            );
+            let head = self.store.epoch_rotate().await?;
+            self.tail.committed(head);
+        } else {
+            self.tail.poll().await;
+        }
+        Ok(())
     }
 
     fn note(&self, fine: bool) {

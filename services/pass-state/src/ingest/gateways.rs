@@ -104,7 +104,7 @@ impl Gateways {
     /// Has a stored delivery decoded again by a gateway that serves its source.
     ///
     /// # Errors
-    /// NO_GATEWAY if none is connected, or it does not answer within `wait`.
+    /// NO_GATEWAY if none is connected to this replica, or it does not answer within `wait`.
     pub(crate) async fn redecode(
         &self,
         source: &SourceUid,
@@ -119,7 +119,9 @@ impl Gateways {
         let Some(gateway) = gateway else {
             return Err(Fault::new(
                 Reason::NoGateway,
-                format!("no connected gateway serves source {source}"),
+                format!(
+                    "no gateway that serves source {source} is connected to this replica; try again, which may reach another one"
+                ),
             ));
         };
         let (reply, answer) = oneshot::channel();

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use pass_domain::event::{Event, Position};
+use pass_domain::cursor::Cursor;
+use pass_domain::event::Event;
 
 use super::event_bytes;
 
@@ -11,9 +12,8 @@ use super::event_bytes;
 pub(super) struct Ring {
     events_max: usize,
     bytes_max: usize,
-    epoch: u64,
-    /// Position before the oldest event.
-    before: u64,
+    /// Place before the oldest event.
+    before: Cursor,
     events: VecDeque<(Arc<Event>, usize)>,
     bytes: usize,
 }
@@ -27,69 +27,70 @@ pub(crate) enum RingRead {
     Behind,
     /// The ring is of another epoch.
     OtherEpoch,
+    /// The ring has another event at the place.
+    OtherHistory,
 }
 
 impl Ring {
-    pub(super) fn new(events_max: usize, bytes_max: usize, epoch: u64, end: Position) -> Self {
+    pub(super) fn new(events_max: usize, bytes_max: usize, end: Cursor) -> Self {
         Self {
             events_max,
             bytes_max,
-            epoch,
-            before: end.0,
+            before: end,
             events: VecDeque::new(),
             bytes: 0,
         }
     }
 
-    pub(super) fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// The newest position.
-    pub(super) fn end(&self) -> Position {
-        Position(self.before + self.events.len() as u64)
+    /// The place of the newest event.
+    pub(super) fn end(&self) -> Cursor {
+        self.events
+            .back()
+            .map_or(self.before, |(event, _)| self.place(event))
     }
 
     /// Forgets everything and goes on after a place.
-    pub(super) fn restart(&mut self, epoch: u64, end: Position) {
-        self.epoch = epoch;
-        self.before = end.0;
+    pub(super) fn restart(&mut self, end: Cursor) {
+        self.before = end;
         self.events.clear();
         self.bytes = 0;
     }
 
-    /// Adds the next event. One that is not next restarts the ring at it, so positions stay consecutive.
+    /// Adds the next event. One that is not next restarts the ring after it, so positions stay consecutive.
     pub(super) fn push(&mut self, event: Arc<Event>) {
-        if event.position.0 != self.end().0 + 1 {
-            self.restart(self.epoch, Position(event.position.0 - 1));
+        if event.position.0 != self.end().position.0 + 1 {
+            self.restart(self.place(&event));
+            return;
         }
         let bytes = event_bytes(&event);
         self.bytes += bytes;
         self.events.push_back((event, bytes));
         while self.events.len() > self.events_max || self.bytes > self.bytes_max {
-            let Some((_, bytes)) = self.events.pop_front() else {
+            let Some((event, bytes)) = self.events.pop_front() else {
                 break;
             };
             self.bytes -= bytes;
-            self.before += 1;
+            self.before = self.place(&event);
         }
     }
 
     /// Events after a place: at most `events_max`, and about `bytes_max` but at least one.
-    pub(super) fn read(
-        &self,
-        epoch: u64,
-        after: Position,
-        events_max: usize,
-        bytes_max: usize,
-    ) -> RingRead {
-        if epoch != self.epoch {
+    pub(super) fn read(&self, after: Cursor, events_max: usize, bytes_max: usize) -> RingRead {
+        if after.epoch != self.before.epoch {
             return RingRead::OtherEpoch;
         }
-        if after.0 < self.before {
+        let Some(skip) = after.position.0.checked_sub(self.before.position.0) else {
             return RingRead::Behind;
+        };
+        let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+        let same = match skip.checked_sub(1) {
+            None => self.before == after,
+            // A place beyond the end shows when the ring gets there.
+            Some(at) => (self.events.get(at)).is_none_or(|(event, _)| self.place(event) == after),
+        };
+        if !same {
+            return RingRead::OtherHistory;
         }
-        let skip = usize::try_from(after.0 - self.before).unwrap_or(usize::MAX);
         let skip = skip.min(self.events.len());
         let until = skip.saturating_add(events_max).min(self.events.len());
         let mut bytes = 0;
@@ -100,6 +101,10 @@ impl Ring {
         });
         RingRead::Events(events.map(|(event, _)| Arc::clone(event)).collect())
     }
+
+    fn place(&self, event: &Event) -> Cursor {
+        Cursor::of(self.before.epoch, event.position, &event.fact.id)
+    }
 }
 
 #[cfg(test)]
@@ -108,7 +113,7 @@ mod tests {
 
     use jiff::Timestamp;
     use pass_domain::delivery::{AuthScheme, AuthVerdict, TraceContext};
-    use pass_domain::event::Effect;
+    use pass_domain::event::{Effect, Position};
     use pass_domain::fact::{Assertion, Fact, IdentityBasis, Refs, TimeBasis};
     use pass_domain::ids::{DeliveryId, EventId, SourceUid, VendorId};
     use pass_domain::kind::Kind;
@@ -155,24 +160,29 @@ mod tests {
         })
     }
 
+    /// The place of an event in these tests, which all have the same id.
+    fn place(position: u64) -> Cursor {
+        Cursor::of(7, Position(position), &EventId::from_bytes([1; 16]))
+    }
+
     /// Positions after a place; `None` if the ring does not reach back to it.
-    fn after(ring: &Ring, place: u64) -> Option<Vec<u64>> {
-        match ring.read(7, Position(place), 100, usize::MAX) {
+    fn after(ring: &Ring, position: u64) -> Option<Vec<u64>> {
+        match ring.read(place(position), 100, usize::MAX) {
             RingRead::Events(events) => Some(events.iter().map(|e| e.position.0).collect()),
             RingRead::Behind => None,
-            RingRead::OtherEpoch => panic!("the epoch is 7"),
+            other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn the_oldest_events_go_first_and_a_reader_before_them_is_behind() {
-        let mut ring = Ring::new(3, usize::MAX, 7, Position(10));
+        let mut ring = Ring::new(3, usize::MAX, place(10));
         assert_eq!(after(&ring, 10), Some(vec![]));
         assert_eq!(after(&ring, 9), None);
         for position in 11..=15 {
             ring.push(event(position, 0));
         }
-        assert_eq!(ring.end(), Position(15));
+        assert_eq!(ring.end(), place(15));
         assert_eq!(after(&ring, 11), None);
         assert_eq!(after(&ring, 12), Some(vec![13, 14, 15]));
         assert_eq!(after(&ring, 15), Some(vec![]));
@@ -181,23 +191,47 @@ mod tests {
             Some(vec![]),
             "a reader ahead of the ring waits"
         );
-        assert!(matches!(
-            ring.read(8, Position(15), 1, 1),
-            RingRead::OtherEpoch
-        ));
+    }
+
+    #[test]
+    fn a_place_of_another_history_is_told_from_one_in_the_ring() {
+        let mut ring = Ring::new(3, usize::MAX, place(10));
+        for position in 11..=15 {
+            ring.push(event(position, 0));
+        }
+        let epoch = Cursor {
+            epoch: 8,
+            ..place(15)
+        };
+        assert!(matches!(ring.read(epoch, 1, 1), RingRead::OtherEpoch));
+        // The place before the oldest event counts as much as those of the events.
+        for position in 12..=15 {
+            let other = Cursor {
+                digest: 1,
+                ..place(position)
+            };
+            let read = ring.read(other, 1, 1);
+            assert!(matches!(read, RingRead::OtherHistory), "{position}");
+        }
+        ring.restart(place(20));
+        let other = Cursor {
+            digest: 1,
+            ..place(20)
+        };
+        assert!(matches!(ring.read(other, 1, 1), RingRead::OtherHistory));
     }
 
     #[test]
     fn bytes_are_bounded_in_the_ring_and_in_a_read() {
         let one = event_bytes(&event(1, 10_000));
-        let mut ring = Ring::new(1_000, 5 * one, 7, Position(0));
+        let mut ring = Ring::new(1_000, 5 * one, Cursor::beginning(7));
         for position in 1..=20 {
             ring.push(event(position, 10_000));
         }
         assert_eq!(after(&ring, 15), Some(vec![16, 17, 18, 19, 20]));
         assert_eq!(after(&ring, 14), None);
         for (bytes_max, expected) in [(0, 1), (one, 1), (2 * one, 2), (9 * one, 5)] {
-            let RingRead::Events(events) = ring.read(7, Position(15), 100, bytes_max) else {
+            let RingRead::Events(events) = ring.read(place(15), 100, bytes_max) else {
                 panic!("within the ring");
             };
             assert_eq!(events.len(), expected, "{bytes_max}");
@@ -206,11 +240,11 @@ mod tests {
 
     #[test]
     fn a_gap_restarts_the_ring_so_positions_stay_consecutive() {
-        let mut ring = Ring::new(10, usize::MAX, 7, Position(0));
+        let mut ring = Ring::new(10, usize::MAX, Cursor::beginning(7));
         ring.push(event(1, 0));
         ring.push(event(5, 0));
         ring.push(event(6, 0));
-        assert_eq!(after(&ring, 4), Some(vec![5, 6]));
+        assert_eq!(after(&ring, 5), Some(vec![6]));
         assert_eq!(after(&ring, 1), None);
     }
 }

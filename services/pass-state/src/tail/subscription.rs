@@ -41,6 +41,8 @@ pub(crate) const FRAMES_MAX: usize = 2;
 const FIRST_PAGE_EVENTS: u32 = 64;
 /// How long a full queue may hold up the last frame of a stream that ends for another reason.
 const LAST_FRAME_WAIT: Duration = Duration::from_millis(500);
+/// How long a stream whose place is gone from the store waits for the log's new epoch.
+const EPOCH_WAIT: Duration = Duration::from_secs(5);
 
 /// Where a subscription starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,7 +252,13 @@ struct PageRead {
     after: Position,
     /// The log's end before it was asked for: what the page leaves out up to there is out of scope.
     known: Head,
-    page: AbortOnDropHandle<Result<store::Page<Arc<Event>>, store::Error>>,
+    read: AbortOnDropHandle<Result<PageAfter, store::Error>>,
+}
+
+/// A page, and what the store had afterwards at the place it follows.
+struct PageAfter {
+    page: store::Page<Arc<Event>>,
+    digest: Option<u64>,
 }
 
 /// A running subscription.
@@ -316,25 +324,29 @@ impl Run<'_> {
     /// Considers one page of the store, or goes live if the ring has what follows.
     async fn catch_up(&mut self) -> Result<(), End> {
         let tail = &self.this.on.tail;
-        match tail.read(self.epoch, self.cursor.position, 0) {
+        match tail.read(self.cursor, 0) {
             RingRead::Events(_) => {
                 self.live = true;
                 self.ahead = None;
                 return Ok(());
             }
+            RingRead::OtherHistory => return Err(self.other_history().await),
             RingRead::OtherEpoch | RingRead::Behind => {}
         }
         let after = self.cursor.position;
         let read = self.ahead.take().filter(|read| read.after == after);
         let read = read.unwrap_or_else(|| self.read_page(after));
         let known = read.known;
-        let page = read
-            .page
+        let PageAfter { page, digest } = read
+            .read
             .await
             .map_err(|_| End::Failed(fault::internal()))?
             .map_err(|error| End::Failed(fault::of_store(&error)))?;
         if tail.head().epoch != self.epoch {
             return Err(End::EpochChanged);
+        }
+        if digest != Some(self.cursor.digest) {
+            return Err(self.other_history().await);
         }
         let mut examined = page.next.map_or(known.position, Position);
         if self.this.wish.stop_at_head {
@@ -378,9 +390,24 @@ impl Run<'_> {
         PageRead {
             after,
             known: self.this.on.tail.head(),
-            page: AbortOnDropHandle::new(tokio::spawn(async move {
-                store.events_after(&scope, after, events).await
+            read: AbortOnDropHandle::new(tokio::spawn(async move {
+                let page = store.events_after(&scope, after, events).await?;
+                let digest = store.digest_at(after).await?;
+                Ok(PageAfter { page, digest })
             })),
+        }
+    }
+
+    /// The end of a stream whose place is not in the log (any more): the database was put back in time. So
+    /// that the client is told the new epoch, this waits for it.
+    async fn other_history(&self) -> End {
+        let tail = &self.this.on.tail;
+        tail.miss(self.cursor);
+        let mut head = tail.watch_head();
+        let changed = head.wait_for(|head| head.epoch != self.epoch);
+        match timeout(EPOCH_WAIT, changed).await {
+            Ok(_) => End::EpochChanged,
+            Err(_) => End::Failed(fault::store_unavailable()),
         }
     }
 
@@ -389,8 +416,9 @@ impl Run<'_> {
         self.ring.mark_unchanged();
         let tail = &self.this.on.tail;
         let events_max = tail.config.page_events as usize;
-        match tail.read(self.epoch, self.cursor.position, events_max) {
+        match tail.read(self.cursor, events_max) {
             RingRead::OtherEpoch => return Err(End::EpochChanged),
+            RingRead::OtherHistory => return Err(self.other_history().await),
             RingRead::Behind => {
                 self.live = false;
                 self.caught_up = false;

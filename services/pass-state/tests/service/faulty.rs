@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use pass_domain::Timestamp;
 use pass_domain::delivery::{Decoded, Delivery};
@@ -13,10 +13,10 @@ use pass_store::{
     PassOrder, PassRecord, PassStore, Replayed, Scope, SpoolHello, SpoolOpened, SqlStore,
     SqliteOptions,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 pub(crate) struct Faulty {
-    inner: SqlStore,
+    inner: RwLock<Arc<SqlStore>>,
     /// Appends that fail for the moment.
     pub(crate) unavailable: AtomicUsize,
     /// Appends that are done and then reported as unknown.
@@ -41,13 +41,17 @@ pub(crate) struct Faulty {
     pub(crate) panics: AtomicBool,
     /// Unary reads of passes never end.
     pub(crate) stuck: AtomicBool,
+    /// Hints of other processes' commits.
+    pub(crate) hints: watch::Sender<u64>,
+    /// Changes of the epoch that were asked for.
+    pub(crate) rotations: AtomicUsize,
 }
 
 impl Faulty {
     pub(crate) async fn new(dir: &tempfile::TempDir) -> Arc<Self> {
         let options = SqliteOptions::new(dir.path().join("faulty.db"));
         Arc::new(Self {
-            inner: SqlStore::open(options).await.unwrap(),
+            inner: RwLock::new(Arc::new(SqlStore::open(options).await.unwrap())),
             unavailable: AtomicUsize::new(0),
             unknown: AtomicUsize::new(0),
             refused: Mutex::default(),
@@ -60,7 +64,19 @@ impl Faulty {
             told: Mutex::default(),
             panics: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
+            hints: watch::Sender::new(0),
+            rotations: AtomicUsize::new(0),
         })
+    }
+
+    /// The database that is used at the moment.
+    pub(crate) fn inner(&self) -> Arc<SqlStore> {
+        Arc::clone(&self.inner.read().unwrap())
+    }
+
+    /// Goes on with another database, as a failover does.
+    pub(crate) fn fail_over(&self, to: Arc<SqlStore>) {
+        *self.inner.write().unwrap() = to;
     }
 }
 
@@ -75,7 +91,7 @@ fn take(count: &AtomicUsize) -> bool {
 #[async_trait::async_trait]
 impl PassStore for Faulty {
     async fn spool_open(&self, hello: &SpoolHello) -> Result<SpoolOpened, Error> {
-        self.inner.spool_open(hello).await
+        self.inner().spool_open(hello).await
     }
 
     async fn append(&self, parts: &[AppendPart], now: Timestamp) -> Result<Appended, Error> {
@@ -94,7 +110,7 @@ impl PassStore for Faulty {
         if deliveries.any(|(_, delivery)| refused(delivery)) {
             return Err(Error::Refused("on cue".into()));
         }
-        let appended = self.inner.append(parts, now).await?;
+        let appended = self.inner().append(parts, now).await?;
         if take(&self.unknown) {
             return Err(Error::OutcomeUnknown("on cue".into()));
         }
@@ -106,7 +122,7 @@ impl PassStore for Faulty {
         delivery: &Delivery,
         now: Timestamp,
     ) -> Result<Replayed, Error> {
-        self.inner.delivery_replay(delivery, now).await
+        self.inner().delivery_replay(delivery, now).await
     }
 
     async fn delivery_discard(
@@ -115,11 +131,16 @@ impl PassStore for Faulty {
         reason: &str,
         now: Timestamp,
     ) -> Result<Option<DeliveryRecord>, Error> {
-        self.inner.delivery_discard(id, reason, now).await
+        self.inner().delivery_discard(id, reason, now).await
+    }
+
+    fn hints(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.hints.subscribe())
     }
 
     async fn epoch_rotate(&self) -> Result<Head, Error> {
-        let head = self.inner.epoch_rotate().await;
+        self.rotations.fetch_add(1, Ordering::SeqCst);
+        let head = self.inner().epoch_rotate().await;
         *self.told.lock().unwrap() = None;
         head
     }
@@ -131,20 +152,20 @@ impl PassStore for Faulty {
         let told = *self.told.lock().unwrap();
         match told {
             Some(head) => Ok(head),
-            None => self.inner.head().await,
+            None => self.inner().head().await,
         }
     }
 
     async fn log_info(&self) -> Result<LogInfo, Error> {
-        self.inner.log_info().await
+        self.inner().log_info().await
     }
 
     async fn digest_at(&self, position: Position) -> Result<Option<u64>, Error> {
-        self.inner.digest_at(position).await
+        self.inner().digest_at(position).await
     }
 
     async fn position_before_time(&self, record_time: Timestamp) -> Result<Position, Error> {
-        self.inner.position_before_time(record_time).await
+        self.inner().position_before_time(record_time).await
     }
 
     async fn events_after(
@@ -155,11 +176,11 @@ impl PassStore for Faulty {
     ) -> Result<Page<Arc<Event>>, Error> {
         self.pages.fetch_add(1, Ordering::SeqCst);
         self.page_gate.acquire().await.unwrap().forget();
-        self.inner.events_after(scope, after, rows_max).await
+        self.inner().events_after(scope, after, rows_max).await
     }
 
     async fn event_find(&self, scope: &Scope, id: EventId) -> Result<Option<Arc<Event>>, Error> {
-        self.inner.event_find(scope, id).await
+        self.inner().event_find(scope, id).await
     }
 
     async fn events_list(
@@ -170,9 +191,8 @@ impl PassStore for Faulty {
         from: u64,
         rows_max: u32,
     ) -> Result<Page<Arc<Event>>, Error> {
-        let listing = self
-            .inner
-            .events_list(scope, parent, descending, from, rows_max);
+        let inner = self.inner();
+        let listing = inner.events_list(scope, parent, descending, from, rows_max);
         listing.await
     }
 
@@ -184,7 +204,7 @@ impl PassStore for Faulty {
         if self.stuck.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        self.inner.passes_find(scope, keys).await
+        self.inner().passes_find(scope, keys).await
     }
 
     async fn passes_list(
@@ -195,7 +215,8 @@ impl PassStore for Faulty {
         from: u64,
         rows_max: u32,
     ) -> Result<Page<PassRecord>, Error> {
-        let listing = self.inner.passes_list(scope, source, order, from, rows_max);
+        let inner = self.inner();
+        let listing = inner.passes_list(scope, source, order, from, rows_max);
         listing.await
     }
 
@@ -206,7 +227,9 @@ impl PassStore for Faulty {
         key: &LookupKey,
         rows_max: u32,
     ) -> Result<Vec<PassRecord>, Error> {
-        self.inner.passes_lookup(scope, source, key, rows_max).await
+        self.inner()
+            .passes_lookup(scope, source, key, rows_max)
+            .await
     }
 
     async fn delivery_find(
@@ -215,7 +238,7 @@ impl PassStore for Faulty {
         id: DeliveryId,
         with_body: bool,
     ) -> Result<Option<DeliveryRecord>, Error> {
-        self.inner.delivery_find(scope, id, with_body).await
+        self.inner().delivery_find(scope, id, with_body).await
     }
 
     async fn deliveries_list(
@@ -225,13 +248,12 @@ impl PassStore for Faulty {
         from: u64,
         rows_max: u32,
     ) -> Result<Page<DeliveryRecord>, Error> {
-        let listing = self
-            .inner
-            .deliveries_list(scope, quarantine_open, from, rows_max);
+        let inner = self.inner();
+        let listing = inner.deliveries_list(scope, quarantine_open, from, rows_max);
         listing.await
     }
 
     async fn close(&self) {
-        self.inner.close().await;
+        self.inner().close().await;
     }
 }

@@ -127,6 +127,10 @@ impl Server {
         Ok(Subscriber::of(stream.into_inner()))
     }
 
+    pub(crate) fn data_dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     pub(crate) async fn get(&self, path: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(self.admin).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
@@ -205,6 +209,28 @@ pub(crate) async fn refused(channel: &Channel, first: ToStore) -> Status {
     let (to_store, mut from_store) = ingest(channel).await;
     to_store.send(request(first)).await.unwrap();
     soon("refusal", from_store.message()).await.unwrap_err()
+}
+
+/// Connects a gateway unless the store is away.
+pub(crate) async fn try_connect(server: &Server, spool: u8) -> Option<Gateway> {
+    let (to_store, requests) = mpsc::channel(64);
+    let mut client = IngestServiceClient::new(server.channel.clone());
+    let hello = request(ToStore::Hello(hello(spool)));
+    to_store.send(hello).await.unwrap();
+    let opening = client.ingest(ReceiverStream::new(requests));
+    let mut from_store = soon("Ingest", opening).await.ok()?.into_inner();
+    let first = soon("Ready", from_store.message()).await.ok()??;
+    let Some(ToGateway::Ready(ready)) = first.message else {
+        panic!("{first:?}");
+    };
+    let sequence = ready.committed_sequence;
+    Some(Gateway {
+        to_store,
+        from_store,
+        ready,
+        batch: 0,
+        sequence,
+    })
 }
 
 impl Gateway {

@@ -9,8 +9,10 @@
 mod deliveries;
 mod faulty;
 mod harness;
+mod history;
 mod ingest;
 mod make;
 mod operations;
 mod reads;
+mod rotation;
 mod subscribe;
