@@ -39,7 +39,7 @@ use pass_domain::time::is_suspect;
 use crate::contract::Books;
 use crate::stored::{self, DeliveryRest};
 
-pub(crate) use rows::{DeliveryRow, EventRow, HeadRow, PassLoaded, PassRow, Rows};
+pub(crate) use rows::{DeliveryRow, EventRow, HeadRow, Made, PassLoaded, PassRow, Rows};
 pub(crate) use select::{SpoolPlace, select};
 use slot::{Slot, number_if_new, pass_row};
 

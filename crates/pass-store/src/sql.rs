@@ -6,10 +6,10 @@
 //! `plan` asks for and writes what that decides.
 
 mod append;
+mod connection;
 mod deliveries;
 mod entity;
 mod events;
-mod outbox;
 mod passes;
 mod postgres;
 mod quarantine;
@@ -25,22 +25,26 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pass_domain::Timestamp;
+use pass_domain::cursor::Cursor;
 use pass_domain::delivery::Delivery;
 use pass_domain::event::{Event, Position};
 use pass_domain::ids::{DeliveryId, EventId, PassKey, SourceUid};
 use sea_orm::sea_query::Value;
 use sea_orm::{
-    DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait,
+    ConnectionTrait, DbBackend, DbErr, SqliteTransactionMode, Statement, TransactionOptions,
+    TransactionTrait,
 };
 use tokio::sync::watch;
 
-use self::rows::Failure;
+use self::append::head_row_from;
+use self::connection::{Readers, Transaction};
+use self::rows::{Failure, Meaning};
 use self::statements::Statements;
 use crate::contract::{
     AppendPart, Appended, DeliveryRecord, Error, EventParent, Head, LogInfo, LookupKey, Page,
     PassOrder, PassRecord, PassStore, Replayed, Scope, SpoolHello, SpoolOpened,
 };
+use crate::plan::HeadRow;
 
 pub use self::postgres::PostgresOptions;
 pub use self::sqlite::SqliteOptions;
@@ -54,9 +58,17 @@ const ROWS_MAX: u32 = 10_000;
 /// harmless.
 #[derive(Debug)]
 pub struct SqlStore {
-    connections: sqlite::Connections,
+    database: Database,
+    readers: Readers,
     statements: Statements,
     fatal: watch::Sender<Option<String>>,
+}
+
+/// What only one kind of database has.
+#[derive(Debug)]
+enum Database {
+    Sqlite(Box<sqlite::Connections>),
+    Postgres(postgres::Server),
 }
 
 impl SqlStore {
@@ -66,11 +78,11 @@ impl SqlStore {
     /// [`Error::Unfit`] if the file, the library or the schema would break a guarantee; it names the fix.
     /// [`Error::Unavailable`] if the file is locked.
     pub async fn open(options: SqliteOptions) -> Result<Self, Error> {
-        let connections = sqlite::open(&options).await?;
-        let statements = Statements::new(connections.writer.get_database_backend());
+        let (connections, readers) = sqlite::open(&options).await?;
         Ok(Self {
-            connections,
-            statements,
+            database: Database::Sqlite(Box::new(connections)),
+            readers: Readers::Sqlite(readers),
+            statements: Statements::new(DbBackend::Sqlite),
             fatal: watch::Sender::new(None),
         })
     }
@@ -82,10 +94,13 @@ impl SqlStore {
     /// [`Error::NotMigrated`] if the schema is older and may not be migrated. [`Error::Unavailable`] if the
     /// server cannot be reached, or is a standby.
     pub async fn open_postgres(options: PostgresOptions) -> Result<Self, Error> {
-        let _ = options;
-        Err(Error::Unfit(
-            "this build has no PostgreSQL store yet; use SQLite".to_owned(),
-        ))
+        let (server, readers) = postgres::open(options).await?;
+        Ok(Self {
+            database: Database::Postgres(server),
+            readers: Readers::Postgres(readers),
+            statements: Statements::new(DbBackend::Postgres),
+            fatal: watch::Sender::new(None),
+        })
     }
 
     /// Makes a consistent copy of the database in a new file, while it is in use, and makes it durable.
@@ -94,7 +109,13 @@ impl SqlStore {
     /// [`Error::Unfit`] if the file exists or cannot be made, and on PostgreSQL, which has tools of its own
     /// for this; otherwise what the database says. No file is left behind.
     pub async fn backup(&self, to: &Path) -> Result<(), Error> {
-        sqlite::backup(&self.connections, to).await
+        match &self.database {
+            Database::Sqlite(connections) => sqlite::backup(connections, to).await,
+            Database::Postgres(_) => Err(Error::Unfit(
+                "backup: this is PostgreSQL; use pg_basebackup with archived WAL, or pg_dump"
+                    .to_owned(),
+            )),
+        }
     }
 
     /// Tells when the process must not go on with this database (an IO error, a damaged file), and why. Then
@@ -106,50 +127,111 @@ impl SqlStore {
     }
 
     fn backend(&self) -> DbBackend {
-        self.connections.writer.get_database_backend()
+        self.readers.get_database_backend()
     }
 
-    fn readers(&self) -> &DatabaseConnection {
-        &self.connections.readers
+    fn readers(&self) -> &Readers {
+        &self.readers
     }
 
     fn name(&self) -> &'static str {
-        "sqlite"
+        match self.database {
+            Database::Sqlite(_) => "sqlite",
+            Database::Postgres(_) => "postgresql",
+        }
     }
 
-    /// Begins a writing transaction. There is one writer connection, so callers queue here.
-    async fn begin(&self) -> Result<DatabaseTransaction, Failure> {
+    #[cfg(test)]
+    fn sqlite_writer(&self) -> &sea_orm::DatabaseConnection {
+        match &self.database {
+            Database::Sqlite(connections) => &connections.writer,
+            Database::Postgres(_) => unreachable!("for tests of SQLite"),
+        }
+    }
+
+    /// Begins a writing transaction and locks the log's head, so that commit order is position order. There
+    /// is one writer connection, so callers queue here.
+    async fn begin(&self) -> Result<(Transaction, HeadRow), Failure> {
         if let Some(reason) = &*self.fatal.borrow() {
             return Err(Error::Unavailable(format!("stopped after: {reason}")).into());
         }
-        let options = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
-        Ok(self.connections.writer.begin_with_options(options).await?)
+        match &self.database {
+            Database::Sqlite(connections) => {
+                let options = TransactionOptions {
+                    sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+                    ..TransactionOptions::default()
+                };
+                let transaction = connections.writer.begin_with_options(options).await?;
+                let lock = Statement::from_string(self.backend(), &self.statements.head_lock);
+                let row = transaction
+                    .query_one_raw(lock)
+                    .await?
+                    .ok_or_else(|| Error::Corrupt("log_head has no row".to_owned()))?;
+                let head = head_row_from(&row)?;
+                Ok((Transaction::Sqlite(transaction), head))
+            }
+            Database::Postgres(server) => {
+                let (transaction, head) = server.writer.begin().await?;
+                Ok((Transaction::Postgres(Box::new(transaction)), head))
+            }
+        }
     }
 
-    /// Commits. Whether a commit that fails was done is not known.
+    /// Commits; `head` is the log's end after it. Whether a commit that fails was done is not known.
     async fn commit(
         &self,
-        transaction: DatabaseTransaction,
+        transaction: Transaction,
+        head: &HeadRow,
         written_bytes: u64,
     ) -> Result<(), Failure> {
-        match transaction.commit().await {
-            Ok(()) => {
-                self.connections.checkpointer.written(written_bytes);
-                Ok(())
+        match (&self.database, transaction) {
+            (Database::Sqlite(connections), Transaction::Sqlite(transaction)) => {
+                if let Err(error) = transaction.commit().await {
+                    self.classify(&error);
+                    return Err(Error::OutcomeUnknown(error.to_string()).into());
+                }
+                connections.checkpointer.written(written_bytes);
             }
-            Err(error) => {
-                self.classify(&error);
-                Err(Error::OutcomeUnknown(error.to_string()).into())
+            (Database::Postgres(server), Transaction::Postgres(transaction)) => {
+                let before = transaction.locked();
+                transaction.commit().await?;
+                let after = postgres::Mark::from(head);
+                server.seen.head(after);
+                if let Some(wakeups) = &server.wakeups
+                    && before != after
+                {
+                    wakeups.committed();
+                }
             }
+            _ => unreachable!("a transaction is of its store's kind"),
+        }
+        Ok(())
+    }
+
+    /// Takes note of the log's end as read.
+    fn head_seen(&self, head: &Head) {
+        if let Database::Postgres(server) = &self.database {
+            server.seen.head(postgres::Mark::from(head));
+        }
+    }
+
+    /// Takes note of an event that was read.
+    fn event_seen(&self, position: u64, id: [u8; 16]) {
+        if let Database::Postgres(server) = &self.database {
+            let digest = Cursor::digest_of(&EventId::from_bytes(id));
+            server.seen.event(position, digest);
         }
     }
 
     /// What an error of the database means; raises the flag of [`SqlStore::fatal`] if need be.
     fn classify(&self, error: &DbErr) -> Error {
-        let meaning = sqlite::meaning(error);
+        let meaning = match self.database {
+            Database::Sqlite(_) => sqlite::meaning(error),
+            Database::Postgres(_) => Meaning {
+                error: postgres::meaning(error),
+                fatal: false,
+            },
+        };
         if meaning.fatal {
             tracing::error!(error = %error, "the database cannot be trusted any more; stop and start anew");
             self.fatal.send_if_modified(|reason| {
@@ -224,6 +306,13 @@ impl PassStore for SqlStore {
 
     async fn head(&self) -> Result<Head, Error> {
         self.explained(self.head_inner().await)
+    }
+
+    fn hints(&self) -> Option<watch::Receiver<u64>> {
+        match &self.database {
+            Database::Sqlite(_) => None,
+            Database::Postgres(server) => server.wakeups.as_ref().map(postgres::Wakeups::hints),
+        }
     }
 
     async fn log_info(&self) -> Result<LogInfo, Error> {
@@ -320,12 +409,21 @@ impl PassStore for SqlStore {
     }
 
     async fn close(&self) {
-        self.connections.checkpointer.close().await;
-        // The writer last: the connection that closes last empties the write-ahead log.
-        for connection in [&self.connections.readers, &self.connections.writer] {
-            if let Err(error) = connection.close_by_ref().await {
-                tracing::warn!(error = %error, "a connection did not close");
+        match (&self.database, &self.readers) {
+            (Database::Sqlite(connections), Readers::Sqlite(readers)) => {
+                connections.checkpointer.close().await;
+                // The writer last: the connection that closes last empties the write-ahead log.
+                for connection in [readers, &connections.writer] {
+                    if let Err(error) = connection.close_by_ref().await {
+                        tracing::warn!(error = %error, "a connection did not close");
+                    }
+                }
             }
+            (Database::Postgres(server), Readers::Postgres(readers)) => {
+                readers.close().await;
+                server.close().await;
+            }
+            _ => unreachable!("readers are of their store's kind"),
         }
     }
 }

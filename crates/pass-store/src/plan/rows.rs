@@ -70,6 +70,15 @@ pub(crate) struct DeliveryRow<'a> {
     pub(crate) quarantine: Option<(UndecodableReason, String)>,
 }
 
+/// Rows on their way to a store.
+#[derive(Debug)]
+pub(crate) enum Made<'a> {
+    /// Of deliveries.
+    Rows(Rows<'a>),
+    /// Passes, once all deliveries are applied.
+    Passes(Vec<PassRow>),
+}
+
 /// What applying deliveries makes; passes come at the end.
 #[derive(Debug, Default)]
 pub(crate) struct Rows<'a> {

@@ -7,15 +7,13 @@ use pass_domain::delivery::{Delivery, Outcome};
 use pass_domain::event::Position;
 use pass_domain::ids::{DeliveryId, EventId};
 use pass_domain::time::to_micros;
-use sea_orm::{ConnectionTrait, DatabaseTransaction, QueryResult, Statement};
+use sea_orm::{ConnectionTrait, QueryResult, Statement};
 
-use super::SqlStore;
-use super::outbox::Outbox;
-use super::rows::{
-    Failure, bits, bytes, get, get_bits, get_id, get_number, number, signed, text, time,
-};
+use super::connection::Transaction;
+use super::rows::{Failure, bits, bytes, get, get_bits, get_id, get_number, number, signed, time};
+use super::{Database, SqlStore, postgres, sqlite};
 use crate::contract::{AppendPart, Appended, Books, Head, PartOutcome, SpoolId};
-use crate::plan::{HeadRow, PassLoaded, Planner, Resolved, SpoolPlace, select};
+use crate::plan::{HeadRow, Made, PassLoaded, Planner, Resolved, SpoolPlace, select};
 use crate::stored::{self, Numbered};
 
 /// How many deliveries, and then passes, are worked on before asking whether the database is done.
@@ -57,25 +55,10 @@ pub(super) fn head_of(row: &HeadRow) -> Result<Head, Failure> {
 }
 
 impl SqlStore {
-    /// Locks the head: the first thing in every writing transaction, so that commit order is position order.
-    pub(super) async fn head_lock(
-        &self,
-        transaction: &DatabaseTransaction,
-    ) -> Result<HeadRow, Failure> {
-        let row = transaction
-            .query_one_raw(Statement::from_string(
-                self.backend(),
-                &self.statements.head_lock,
-            ))
-            .await?
-            .ok_or_else(|| crate::contract::Error::Corrupt("log_head has no row".to_owned()))?;
-        head_row_from(&row)
-    }
-
     /// Writes the head back.
     pub(super) async fn head_write(
         &self,
-        transaction: &DatabaseTransaction,
+        transaction: &Transaction,
         head: &HeadRow,
     ) -> Result<(), Failure> {
         let books = &head.books;
@@ -110,8 +93,7 @@ impl SqlStore {
         parts: &[AppendPart],
         now: Timestamp,
     ) -> Result<Appended, Failure> {
-        let transaction = self.begin().await?;
-        let head = self.head_lock(&transaction).await?;
+        let (transaction, head) = self.begin().await?;
         let mut places = self.spool_places(&transaction, parts).await?;
         let mut selected = select(parts, &mut places);
         if selected.fresh.is_empty() {
@@ -147,41 +129,34 @@ impl SqlStore {
             .fresh
             .chunks(PLANNED_AT_ONCE)
             .zip(resolved.chunks(PLANNED_AT_ONCE));
-        let written_bytes = Outbox::new(&self.statements, planner.record_micros())
-            .run(&transaction, |outbox| {
-                let Some((fresh, resolved)) = steps.next() else {
-                    return outbox.passes(planner.passes_take(PLANNED_AT_ONCE));
-                };
-                for (fresh, resolved) in fresh.iter().zip(resolved) {
-                    let outcome = planner.apply(resolved);
-                    if let PartOutcome::Committed { outcomes, .. } = &mut selected.parts[fresh.part]
-                    {
-                        outcomes[fresh.at].1 = outcome;
-                    }
+        let record_micros = planner.record_micros();
+        let made = || {
+            let Some((fresh, resolved)) = steps.next() else {
+                return planner.passes_take(PLANNED_AT_ONCE).map(Made::Passes);
+            };
+            for (fresh, resolved) in fresh.iter().zip(resolved) {
+                let outcome = planner.apply(resolved);
+                if let PartOutcome::Committed { outcomes, .. } = &mut selected.parts[fresh.part] {
+                    outcomes[fresh.at].1 = outcome;
                 }
-                outbox.rows(planner.rows_take());
-                true
-            })
-            .await?;
-        let head = planner.finish()?;
-        for (part, outcome) in parts.iter().zip(&selected.parts) {
-            if let PartOutcome::Committed { .. } = outcome
-                && let Some(place) = places.remove(&part.spool)
-            {
-                let values = [
-                    number(place.committed_sequence),
-                    bytes(part.spool.0.as_slice()),
-                ];
-                let statement = Statement::from_sql_and_values(
-                    self.backend(),
-                    &self.statements.spool_progress,
-                    values,
-                );
-                transaction.execute_raw(statement).await?;
             }
-        }
+            Some(Made::Rows(planner.rows_take()))
+        };
+        let written_bytes = self.write(&transaction, record_micros, made).await?;
+        let head = planner.finish()?;
+        let moved = parts
+            .iter()
+            .zip(&selected.parts)
+            .filter_map(|(part, outcome)| match outcome {
+                PartOutcome::Committed { .. } => places
+                    .remove(&part.spool)
+                    .map(|place| (part.spool.0, place.committed_sequence)),
+                PartOutcome::Fenced | PartOutcome::Gap { .. } => None,
+            });
+        self.spools_progress(&transaction, head.epoch, moved.collect())
+            .await?;
         self.head_write(&transaction, &head).await?;
-        self.commit(transaction, written_bytes).await?;
+        self.commit(transaction, &head, written_bytes).await?;
         Ok(Appended {
             parts: selected.parts,
             head: head_of(&head)?,
@@ -190,7 +165,7 @@ impl SqlStore {
 
     async fn spool_places(
         &self,
-        transaction: &DatabaseTransaction,
+        transaction: &Transaction,
         parts: &[AppendPart],
     ) -> Result<HashMap<SpoolId, SpoolPlace>, Failure> {
         let keys: Vec<_> = parts
@@ -208,6 +183,45 @@ impl SqlStore {
         Ok(places)
     }
 
+    /// Writes the rows that `made` makes, which is called until it has none. Returns about how many bytes they
+    /// have, where that matters.
+    pub(super) async fn write<'a>(
+        &self,
+        transaction: &Transaction,
+        record_micros: i64,
+        made: impl FnMut() -> Option<Made<'a>>,
+    ) -> Result<u64, Failure> {
+        match (&self.database, transaction) {
+            (Database::Sqlite(connections), Transaction::Sqlite(_)) => {
+                let outbox = sqlite::Outbox::new(&connections.inserts, record_micros);
+                Ok(outbox.run(transaction, made).await?)
+            }
+            (Database::Postgres(_), Transaction::Postgres(transaction)) => {
+                postgres::write(transaction, record_micros, made).await?;
+                Ok(0)
+            }
+            _ => unreachable!("a transaction is of its store's kind"),
+        }
+    }
+
+    async fn spools_progress(
+        &self,
+        transaction: &Transaction,
+        epoch: u64,
+        spools: Vec<([u8; 16], u64)>,
+    ) -> Result<(), Failure> {
+        if let Transaction::Postgres(transaction) = transaction {
+            return Ok(postgres::spools_progress(transaction, epoch, spools).await?);
+        }
+        for (id, sequence) in spools {
+            let values = [number(sequence), bits(epoch), bytes(id.as_slice())];
+            let text = &self.statements.spool_progress;
+            let statement = Statement::from_sql_and_values(self.backend(), text, values);
+            transaction.execute_raw(statement).await?;
+        }
+        Ok(())
+    }
+
     /// Loads the passes of deliveries and those of their facts that are recorded.
     pub(super) async fn load<'a>(
         &self,
@@ -216,28 +230,17 @@ impl SqlStore {
         deliveries: &[&'a Delivery],
     ) -> Result<(), Failure> {
         let wanted = planner.passes_wanted(deliveries.iter().copied());
-        let mut by_source: HashMap<&str, Vec<_>> = HashMap::new();
-        for (source, pass) in wanted {
-            by_source.entry(source).or_default().push(text(pass));
-        }
-        for (source, passes) in by_source {
-            for row in self
-                .statements
-                .passes_by_name
-                .query(connection, &[text(source)], passes)
-                .await?
-            {
-                let (state, recent) = stored::pass_from(&get::<Vec<u8>>(&row, 8)?)?;
-                planner.pass_loaded(PassLoaded {
-                    number: get_number(&row, 0)?,
-                    source: get(&row, 1)?,
-                    vendor_pass_id: get(&row, 2)?,
-                    state,
-                    recent,
-                    last_position: get_number(&row, 5)?,
-                    last_digest: get_bits(&row, 6)?,
-                });
-            }
+        for row in self.statements.passes_by_name(connection, wanted).await? {
+            let (state, recent) = stored::pass_from(&get::<Vec<u8>>(&row, 8)?)?;
+            planner.pass_loaded(PassLoaded {
+                number: get_number(&row, 0)?,
+                source: get(&row, 1)?,
+                vendor_pass_id: get(&row, 2)?,
+                state,
+                recent,
+                last_position: get_number(&row, 5)?,
+                last_digest: get_bits(&row, 6)?,
+            });
         }
         let wanted = planner.facts_wanted(deliveries.iter().copied());
         let keys: Vec<_> = wanted
@@ -263,25 +266,25 @@ impl SqlStore {
         planner: &mut Planner<'a>,
         resolved: &[Resolved<'a>],
     ) -> Result<(), Failure> {
-        for pass in planner.histories_wanted(resolved) {
-            let values = [number(pass)];
-            let statement =
-                Statement::from_sql_and_values(self.backend(), &self.statements.history, values);
-            let rows = connection.query_all_raw(statement).await?;
-            let mut facts = Vec::with_capacity(rows.len());
-            for row in rows {
-                let id = EventId::from_bytes(get_id(&row, 1, "event_id")?);
-                let position = Position(get_number(&row, 0)?);
-                facts.push(
-                    stored::event_from(
-                        position,
-                        id,
-                        time(get(&row, 2)?)?,
-                        &get::<Vec<u8>>(&row, 3)?,
-                    )?
-                    .fact,
-                );
+        let wanted = planner.histories_wanted(resolved);
+        let mut histories: HashMap<u64, Vec<_>> =
+            wanted.iter().map(|pass| (*pass, Vec::new())).collect();
+        let keys = wanted.into_iter().map(number).collect();
+        for row in self
+            .statements
+            .histories
+            .query(connection, &[], keys)
+            .await?
+        {
+            let position = Position(get_number(&row, 1)?);
+            let id = EventId::from_bytes(get_id(&row, 2, "event_id")?);
+            let body: Vec<u8> = get(&row, 4)?;
+            let event = stored::event_from(position, id, time(get(&row, 3)?)?, &body)?;
+            if let Some(facts) = histories.get_mut(&get_number(&row, 0)?) {
+                facts.push(event.fact);
             }
+        }
+        for (pass, facts) in histories {
             planner.history_loaded(pass, facts)?;
         }
         Ok(())

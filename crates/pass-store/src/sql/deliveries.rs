@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use pass_domain::delivery::{Decoded, Outcome, Undecodable, UndecodableReason};
 use pass_domain::ids::DeliveryId;
+use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement,
+    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    Statement,
 };
 
 use super::entity::{delivery, quarantine};
-use super::rows::{Failure, get, number, source, time, unsigned};
-use super::texts::spelled;
+use super::rows::{Failure, get, number, signed, source, time, unsigned};
+use super::texts::{array, spelled};
 use super::{SqlStore, bounded, next};
 use crate::contract::{DeliveryRecord, Error, Page, QuarantineRecord, QuarantineState, Scope};
 use crate::stored::{self, DeliveryRest, Numbered, StoredError, id_bytes};
@@ -137,14 +139,21 @@ impl SqlStore {
         let (deliveries, stays) = if quarantine_open {
             // The state is spelled out, not bound, so that the partial index is used.
             let stays = quarantine::Entity::find()
-                .filter(sea_orm::sea_query::Expr::cust("state = 1"))
+                .filter(Expr::cust("state = 1"))
                 .filter(quarantine::Column::Number.lt(before))
                 .order_by_desc(quarantine::Column::Number)
                 .limit(bounded(rows_max))
                 .all(self.readers())
                 .await?;
+            let numbers = stays.iter().map(|stay| stay.number);
+            let wanted = if self.backend() == DbBackend::Postgres {
+                let numbers = array(numbers.map(signed).collect());
+                Expr::cust_with_values("number = ANY($1)", [numbers])
+            } else {
+                delivery::Column::Number.is_in(numbers)
+            };
             let deliveries = delivery::Entity::find()
-                .filter(delivery::Column::Number.is_in(stays.iter().map(|stay| stay.number)))
+                .filter(wanted)
                 .order_by_desc(delivery::Column::Number)
                 .all(self.readers())
                 .await?;

@@ -74,7 +74,9 @@ impl SqlStore {
 
     /// See [`crate::PassStore::head`].
     pub(super) async fn head_inner(&self) -> Result<Head, Failure> {
-        head_from(&self.head_result().await?)
+        let head = head_from(&self.head_result().await?)?;
+        self.head_seen(&head);
+        Ok(head)
     }
 
     /// See [`crate::PassStore::digest_at`].
@@ -142,6 +144,9 @@ impl SqlStore {
             .read_all(statement, [from(after.0), limit(rows_max)])
             .await?;
         let next = rows.last().map(|row| get_number(row, 0)).transpose()?;
+        if let Some(last) = rows.last() {
+            self.event_seen(get_number(last, 0)?, get_id(last, 1, "event_id")?);
+        }
         Ok(Page {
             rows: events(scope, &rows, |_| true)?,
             next,

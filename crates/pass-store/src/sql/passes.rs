@@ -11,7 +11,7 @@ use sea_orm::{
 
 use super::entity::pass;
 use super::events::from_end;
-use super::rows::{Failure, get, get_bits, get_number, source, text, unsigned};
+use super::rows::{Failure, get, get_bits, get_number, source, unsigned};
 use super::{SqlStore, bounded, limit, next};
 use crate::contract::{LookupKey, Page, PassOrder, PassRecord, Scope};
 use crate::stored::{self, StoredError};
@@ -59,25 +59,18 @@ impl SqlStore {
         scope: &Scope,
         keys: &[PassKey],
     ) -> Result<Vec<Option<PassRecord>>, Failure> {
-        let mut by_source: HashMap<&SourceUid, Vec<_>> = HashMap::new();
-        for key in keys.iter().filter(|key| scope.allows(&key.source)) {
-            by_source
-                .entry(&key.source)
-                .or_default()
-                .push(text(key.pass.as_str()));
-        }
+        let names = keys
+            .iter()
+            .filter(|key| scope.allows(&key.source))
+            .map(|key| (key.source.as_str(), key.pass.as_str()));
         let mut found = HashMap::new();
-        for (source, passes) in by_source {
-            let before = [text(source.as_str())];
-            for row in self
-                .statements
-                .passes_by_name
-                .query(self.readers(), &before, passes)
-                .await?
-            {
-                let record = record_from(&row, 0)?;
-                found.insert(record.key.clone(), record);
-            }
+        for row in self
+            .statements
+            .passes_by_name(self.readers(), names)
+            .await?
+        {
+            let record = record_from(&row, 0)?;
+            found.insert(record.key.clone(), record);
         }
         Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
     }

@@ -1,6 +1,72 @@
-//! What only PostgreSQL needs.
+//! What only PostgreSQL needs: connecting, the writer's lock, array parameters, wake-ups, and what its errors
+//! mean.
+//!
+//! Any number of processes write to one database. Each has one writer connection ([`transaction`]), some
+//! that only read ([`readers`]), and one for wake-ups ([`wakeups`]). What orders the writers is the lock on
+//! `log_head`, which every writing transaction takes first.
 
+mod connect;
+mod error;
+mod migrate;
+mod outbox;
+mod readers;
+mod seen;
+mod statement;
+#[cfg(test)]
+mod tests;
+mod transaction;
+mod wakeups;
+
+use std::sync::Arc;
 use std::time::Duration;
+
+use self::connect::Connector;
+pub(super) use self::error::meaning;
+pub(super) use self::outbox::{spools_progress, write};
+pub(super) use self::readers::Readers;
+pub(super) use self::seen::{Mark, Seen};
+pub(super) use self::transaction::{Transaction, Writer};
+pub(super) use self::wakeups::Wakeups;
+use crate::contract::Error;
+
+/// What a store on PostgreSQL has besides its readers.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) writer: Arc<Writer>,
+    pub(super) seen: Arc<Seen>,
+    pub(super) wakeups: Option<Wakeups>,
+}
+
+/// Connects, checks that nothing about the server breaks a guarantee, and brings the schema up to date.
+pub(super) async fn open(options: PostgresOptions) -> Result<(Server, Readers), Error> {
+    let connector = Connector::new(options)?;
+    // The first look is at the server; a schema on one that is unfit is left alone.
+    let first = connector.connect_first().await?;
+    migrate::migrate(&connector).await?;
+    let seen = Arc::new(Seen::default());
+    let writer = Arc::new(Writer::new(connector.clone(), first, Arc::clone(&seen)));
+    let readers = Readers::new(&connector, &writer, &seen);
+    let wakeups = connector
+        .options()
+        .notifications
+        .then(|| Wakeups::start(connector));
+    let server = Server {
+        writer,
+        seen,
+        wakeups,
+    };
+    Ok((server, readers))
+}
+
+impl Server {
+    /// Ends what runs and closes all connections but the readers'.
+    pub(super) async fn close(&self) {
+        if let Some(wakeups) = &self.wakeups {
+            wakeups.close();
+        }
+        self.writer.close().await;
+    }
+}
 
 /// How to open a store on PostgreSQL 15 or later.
 #[derive(Clone)]

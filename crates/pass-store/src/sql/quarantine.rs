@@ -14,17 +14,17 @@ use pass_domain::delivery::{Decoded, Delivery, Outcome, UndecodableReason};
 use pass_domain::ids::{DeliveryId, EventId};
 use pass_domain::time::to_micros;
 use sea_orm::sea_query::Value;
-use sea_orm::{ConnectionTrait, DatabaseTransaction, Statement};
+use sea_orm::{ConnectionTrait, Statement};
 
 use super::SqlStore;
 use super::append::{head_of, outcome_value};
+use super::connection::Transaction;
 use super::deliveries::Found;
-use super::outbox::Outbox;
 use super::rows::{Failure, bytes, number, signed};
 use super::texts::spelled;
 
 use crate::contract::{DeliveryRecord, Error, QuarantineState, Replayed};
-use crate::plan::{Planner, outcome_counter};
+use crate::plan::{Made, Planner, outcome_counter};
 use crate::stored::Numbered;
 
 /// Longest reason of a discard in bytes; longer ones are cut.
@@ -33,7 +33,7 @@ const DISCARD_REASON_BYTES_MAX: usize = 1_024;
 impl SqlStore {
     async fn write_one(
         &self,
-        transaction: &DatabaseTransaction,
+        transaction: &Transaction,
         statement: &str,
         values: impl IntoIterator<Item = Value>,
     ) -> Result<(), Failure> {
@@ -50,8 +50,7 @@ impl SqlStore {
         again: &Delivery,
         now: Timestamp,
     ) -> Result<Replayed, Failure> {
-        let transaction = self.begin().await?;
-        let head = self.head_lock(&transaction).await?;
+        let (transaction, head) = self.begin().await?;
         let Some(Found { record, rest }) = self.delivery_get(&transaction, again.id).await? else {
             transaction.rollback().await?;
             return Ok(Replayed::NotFound);
@@ -96,7 +95,7 @@ impl SqlStore {
         books.quarantine_open += u64::from(outcome == Outcome::Quarantined);
         let record_micros = planner.record_micros();
         let mut rows = planner.rows_take();
-        let mut passes = planner.passes_take(usize::MAX);
+        let passes = planner.passes_take(usize::MAX);
         let head = planner.finish()?;
         let row = rows.deliveries.pop().expect("apply_as makes one row");
         let (body, personal, why) = (row.body, row.personal, row.quarantine);
@@ -110,17 +109,17 @@ impl SqlStore {
             record_micros,
         )
         .await?;
-        let mut outbox = Outbox::new(&self.statements, record_micros);
-        outbox.rows(rows);
-        outbox
-            .run(&transaction, |outbox| outbox.passes(passes.take()))
+        let mut made = [Some(Made::Rows(rows)), passes.map(Made::Passes)]
+            .into_iter()
+            .flatten();
+        self.write(&transaction, record_micros, || made.next())
             .await?;
         self.head_write(&transaction, &head).await?;
         let record = self.delivery_get(&transaction, again.id).await?;
         let record = record
             .ok_or_else(|| Error::Corrupt(format!("delivery {} is gone", again.id)))?
             .record;
-        self.commit(transaction, 0).await?;
+        self.commit(transaction, &head, 0).await?;
         Ok(Replayed::Done(Box::new(record), head_of(&head)?))
     }
 
@@ -130,7 +129,7 @@ impl SqlStore {
     )]
     async fn write_replayed(
         &self,
-        transaction: &DatabaseTransaction,
+        transaction: &Transaction,
         at: u64,
         outcome: Outcome,
         body: Vec<u8>,
@@ -183,8 +182,7 @@ impl SqlStore {
         reason: &str,
         now: Timestamp,
     ) -> Result<Option<DeliveryRecord>, Failure> {
-        let transaction = self.begin().await?;
-        let mut head = self.head_lock(&transaction).await?;
+        let (transaction, mut head) = self.begin().await?;
         let found = self.delivery_get(&transaction, id).await?;
         let Some((record, stay)) = found.and_then(|found| {
             let stay = found.record.quarantine.clone()?;
@@ -216,7 +214,7 @@ impl SqlStore {
             .delivery_get(&transaction, id)
             .await?
             .map(|found| found.record);
-        self.commit(transaction, 0).await?;
+        self.commit(transaction, &head, 0).await?;
         Ok(record)
     }
 }

@@ -20,6 +20,15 @@ pub(crate) enum Failure {
     Store(Error),
 }
 
+/// An error of the database in the contract's words.
+#[derive(Debug)]
+pub(crate) struct Meaning {
+    pub(crate) error: Error,
+    /// True if the process must not go on with this database: what it holds in memory and what is on disk may
+    /// differ from now on.
+    pub(crate) fatal: bool,
+}
+
 impl From<DbErr> for Failure {
     fn from(error: DbErr) -> Self {
         Failure::Database(error)

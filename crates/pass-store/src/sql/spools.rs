@@ -1,14 +1,16 @@
 //! Spools and the epoch.
 
 use sea_orm::{
-    ActiveValue::Set, DatabaseTransaction, EntityTrait, QueryOrder, QuerySelect,
+    ActiveValue::Set, ConnectionTrait, EntityTrait, QueryOrder, QuerySelect, Statement,
     sea_query::OnConflict,
 };
 
 use super::SqlStore;
 use super::append::{head_of, head_row_from};
+use super::connection::Transaction;
 use super::entity::spool;
-use super::rows::{Failure, unsigned};
+use super::rows::{Failure, bits, unsigned};
+use super::texts::spelled;
 use crate::contract::{Error, Head, LogInfo, SpoolHello, SpoolId, SpoolOpened, SpoolRecord};
 use crate::plan::HeadRow;
 use crate::stored::id_bytes;
@@ -40,8 +42,7 @@ impl SqlStore {
                 Error::Refused("spool hello: a sequence is 2^63 or more".to_owned()).into(),
             );
         }
-        let transaction = self.begin().await?;
-        let mut head = self.head_lock(&transaction).await?;
+        let (transaction, mut head) = self.begin().await?;
         let known = spool::Entity::find_by_id(hello.spool.0.to_vec())
             .one(&transaction)
             .await?;
@@ -51,18 +52,26 @@ impl SqlStore {
             generation: 0,
             committed_sequence: 0,
             missing: String::new(),
+            epoch: 0,
         });
         let committed = unsigned(known.committed_sequence)?;
-        let epoch_changed = hello.settled_sequence > committed;
-        if epoch_changed {
-            self.epoch_change(&transaction, &mut head).await?;
+        let went_back = hello.settled_sequence > committed;
+        // If the epoch is not the one in which the spool was last heard of, somebody noticed before. One
+        // change is enough for all spools: cursors from before it are refused already.
+        let noticed = known.epoch != 0 && known.epoch.cast_unsigned() != head.epoch;
+        let epoch_changed = went_back && !noticed;
+        if went_back {
             tracing::warn!(
                 spool.id = %hello.spool,
                 gateway.id = %hello.gateway,
                 committed_sequence = committed,
                 settled_sequence = hello.settled_sequence,
-                "the database went back in time: the log has a new epoch, and the spool refills it"
+                epoch_changed,
+                "the database went back in time: the spool refills it"
             );
+        }
+        if epoch_changed {
+            self.epoch_change(&transaction, &mut head).await?;
         }
         // With an empty spool everything it settled and the database lost is gone.
         let oldest = if hello.oldest_sequence == 0 {
@@ -90,6 +99,7 @@ impl SqlStore {
             generation: Set(generation.cast_signed()),
             committed_sequence: Set(committed.cast_signed()),
             missing: Set(missing_text),
+            epoch: Set(head.epoch.cast_signed()),
         };
         let overwrite = OnConflict::column(spool::Column::SpoolId)
             .update_columns([
@@ -97,13 +107,14 @@ impl SqlStore {
                 spool::Column::Generation,
                 spool::Column::CommittedSequence,
                 spool::Column::Missing,
+                spool::Column::Epoch,
             ])
             .to_owned();
         spool::Entity::insert(row)
             .on_conflict(overwrite)
             .exec_without_returning(&transaction)
             .await?;
-        self.commit(transaction, 0).await?;
+        self.commit(transaction, &head, 0).await?;
         Ok(SpoolOpened {
             generation,
             committed_sequence: committed,
@@ -114,7 +125,7 @@ impl SqlStore {
 
     async fn epoch_change(
         &self,
-        transaction: &DatabaseTransaction,
+        transaction: &Transaction,
         head: &mut HeadRow,
     ) -> Result<(), Failure> {
         let old = head.epoch;
@@ -126,10 +137,16 @@ impl SqlStore {
 
     /// See [`crate::PassStore::epoch_rotate`].
     pub(super) async fn epoch_rotate_inner(&self) -> Result<Head, Failure> {
-        let transaction = self.begin().await?;
-        let mut head = self.head_lock(&transaction).await?;
+        let (transaction, mut head) = self.begin().await?;
         self.epoch_change(&transaction, &mut head).await?;
-        self.commit(transaction, 0).await?;
+        // Nothing went back: what the spools say later is to be measured against the new epoch.
+        let statement = Statement::from_sql_and_values(
+            self.backend(),
+            spelled(self.backend(), "UPDATE spool SET epoch = ?"),
+            [bits(head.epoch)],
+        );
+        transaction.execute_raw(statement).await?;
+        self.commit(transaction, &head, 0).await?;
         head_of(&head)
     }
 

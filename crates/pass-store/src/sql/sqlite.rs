@@ -8,6 +8,7 @@
 mod backup;
 mod checkpoint;
 mod error;
+mod outbox;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -24,6 +25,7 @@ use sea_orm::{
 pub(super) use self::backup::backup;
 pub(super) use self::checkpoint::Checkpointer;
 pub(super) use self::error::meaning;
+pub(super) use self::outbox::{Inserts, Outbox};
 use super::rows::{Failure, bits, get};
 use super::spools::random;
 use crate::contract::Error;
@@ -76,12 +78,15 @@ impl SqliteOptions {
 #[derive(Debug)]
 pub(super) struct Connections {
     pub(super) writer: DatabaseConnection,
-    pub(super) readers: DatabaseConnection,
     pub(super) checkpointer: Checkpointer,
+    pub(super) inserts: Inserts,
 }
 
-/// Opens a file, checks that nothing about it breaks a guarantee, and brings its schema up to date.
-pub(super) async fn open(options: &SqliteOptions) -> Result<Connections, Error> {
+/// Opens a file, checks that nothing about it breaks a guarantee, and brings its schema up to date. The
+/// second connection is the readers'.
+pub(super) async fn open(
+    options: &SqliteOptions,
+) -> Result<(Connections, DatabaseConnection), Error> {
     create(&options.path)?;
     let writer = connect(options, Role::Writer).await.map_err(explain)?;
     assert_fit(&writer, options).await?;
@@ -96,11 +101,12 @@ pub(super) async fn open(options: &SqliteOptions) -> Result<Connections, Error> 
     let checkpoints = connect(options, Role::Checkpoints).await.map_err(explain)?;
     let checkpointer =
         Checkpointer::start(checkpoints, options.checkpoint_bytes, options.wal_bytes_max);
-    Ok(Connections {
+    let connections = Connections {
         writer,
-        readers,
         checkpointer,
-    })
+        inserts: Inserts::new(),
+    };
+    Ok((connections, readers))
 }
 
 /// An error while opening, in the contract's words.

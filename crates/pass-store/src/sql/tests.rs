@@ -177,7 +177,7 @@ async fn a_locked_file_is_unavailable_and_changes_nothing() {
     };
     let store = SqlStore::open(options.clone()).await.expect("opened");
     let other = SqlStore::open(options).await.expect("opened");
-    let held = other.begin().await.expect("begun");
+    let (held, _) = other.begin().await.expect("begun");
     let error = store.spool_open(&hello(1)).await.expect_err("locked");
     assert!(
         matches!(error, Error::Unavailable(_)) && error.is_certainly_not_done(),
@@ -202,7 +202,7 @@ async fn damage_is_an_error_and_never_skipped() {
     let shared: Arc<dyn PassStore> = Arc::clone(&store) as Arc<dyn PassStore>;
     let mut feed = Feed::open(&shared, 1).await;
     feed.append([updated(1), updated(2)]).await;
-    let writer = &store.connections.writer;
+    let writer = store.sqlite_writer();
     writer
         .execute_unprepared("UPDATE event SET body = x'02ff' WHERE position = 2")
         .await
@@ -256,8 +256,7 @@ async fn a_broken_key_refuses_the_whole_batch() {
             .expect("opened"),
     );
     store
-        .connections
-        .writer
+        .sqlite_writer()
         .execute_unprepared("UPDATE log_head SET position = 0")
         .await
         .expect("changed");
@@ -289,7 +288,7 @@ async fn a_full_disk_holds_up_and_passes() {
     let mut large = updated(1);
     large.body = vec![b'x'; 1 << 20];
     let part = feed.part([large]);
-    let writer = &store.connections.writer;
+    let writer = store.sqlite_writer();
     writer
         .execute_unprepared("PRAGMA max_page_count = 1")
         .await
@@ -327,23 +326,13 @@ async fn no_statement_scans_a_table() {
         .await
         .expect("opened");
     let statements = &store.statements;
-    let lookups = [
-        &statements.spools,
-        &statements.deliveries_known,
-        &statements.facts_known,
-        &statements.passes_by_name,
-    ];
-    let mut texts: Vec<String> = lookups
-        .iter()
-        .flat_map(|lookup| lookup.texts().iter().cloned())
-        .collect();
+    let mut texts = statements.lookup_texts();
     texts.extend(
         [
             &statements.head_lock,
             &statements.head_read,
             &statements.head_write,
             &statements.spool_progress,
-            &statements.history,
             &statements.events_after,
             &statements.events_after_personal,
             &statements.events_before,
@@ -374,8 +363,7 @@ async fn no_statement_scans_a_table() {
             vec![super::rows::number(1); text.matches('?').count()],
         );
         for row in store
-            .connections
-            .writer
+            .sqlite_writer()
             .query_all_raw(plan)
             .await
             .expect("explained")
@@ -404,7 +392,7 @@ async fn a_transaction_that_sqlite_ended_by_itself_costs_no_later_commit() {
     let store = SqlStore::open(SqliteOptions::new(directory.path().join("log.db")))
         .await
         .expect("opened");
-    let transaction = store.begin().await.expect("begun");
+    let (transaction, _) = store.begin().await.expect("begun");
     transaction
         .execute_unprepared("ROLLBACK")
         .await

@@ -1,6 +1,6 @@
 //! SQL texts with many rows or keys, made once, in few sizes, so that each is prepared once per connection.
 
-use sea_orm::sea_query::Value;
+use sea_orm::sea_query::{ArrayType, Value};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement};
 
 /// How many rows one statement takes: the largest that fits goes first.
@@ -35,26 +35,28 @@ pub(crate) fn spelled(backend: DbBackend, text: &str) -> String {
     spelled
 }
 
-/// An `INSERT … VALUES` of any number of rows.
+/// Values of one kind as an array, for PostgreSQL.
+pub(crate) fn array(values: Vec<Value>) -> Value {
+    // The kind is told by the values: see `postgres::statement`.
+    Value::Array(ArrayType::Bytes, Some(Box::new(values)))
+}
+
+/// An `INSERT … VALUES` of any number of rows, for SQLite.
 #[derive(Debug)]
 pub(crate) struct Insert {
-    backend: DbBackend,
     columns: usize,
     texts: [String; ROWS.len()],
 }
 
 impl Insert {
     /// `tail` is what follows the rows, such as an `ON CONFLICT` clause.
-    pub(crate) fn new(backend: DbBackend, table: &str, columns: &[&str], tail: &str) -> Self {
+    pub(crate) fn new(table: &str, columns: &[&str], tail: &str) -> Self {
         let texts = ROWS.map(|rows| {
             let mut text = format!("INSERT INTO {table} ({}) VALUES ", columns.join(", "));
             for row in 0..rows {
                 text.push_str(if row == 0 { "(" } else { ",(" });
                 for column in 0..columns.len() {
-                    if column > 0 {
-                        text.push(',');
-                    }
-                    placeholder(&mut text, backend, row * columns.len() + column + 1);
+                    text.push_str(if column == 0 { "?" } else { ",?" });
                 }
                 text.push(')');
             }
@@ -62,7 +64,6 @@ impl Insert {
             text
         });
         Self {
-            backend,
             columns: columns.len(),
             texts,
         }
@@ -81,33 +82,28 @@ impl Insert {
         let at = at.expect("one row is the smallest size");
         let rest = values.split_off(ROWS[at] * self.columns);
         let values = std::mem::replace(values, rest);
-        Statement::from_sql_and_values(self.backend, &self.texts[at], values)
+        Statement::from_sql_and_values(DbBackend::Sqlite, &self.texts[at], values)
     }
 }
 
-/// A `SELECT … IN (…)` of any number of keys. The last statement's free places repeat its last key.
+/// A `SELECT` of the rows of any number of keys. PostgreSQL takes them as one array. For SQLite there are
+/// texts of a few sizes; the last statement's free places repeat its last key.
 #[derive(Debug)]
 pub(crate) struct Lookup {
     backend: DbBackend,
-    texts: [String; KEYS.len()],
+    texts: Vec<String>,
 }
 
 impl Lookup {
-    /// `text` has question marks for what stands before the keys and ends where they start; the closing
-    /// parenthesis is added.
+    /// `text` has question marks for what stands before the keys, and ends with the column that is one of
+    /// them.
     pub(crate) fn new(backend: DbBackend, text: &str) -> Self {
-        let before = text.matches('?').count();
-        let texts = KEYS.map(|keys| {
-            let mut text = spelled(backend, text);
-            for key in 0..keys {
-                if key > 0 {
-                    text.push(',');
-                }
-                placeholder(&mut text, backend, before + key + 1);
-            }
-            text.push(')');
-            text
-        });
+        let texts = if backend == DbBackend::Postgres {
+            vec![spelled(backend, &format!("{text} = ANY(?)"))]
+        } else {
+            let text = |keys: usize| format!("{text} IN (?{})", ",?".repeat(keys - 1));
+            KEYS.into_iter().map(text).collect()
+        };
         Self { backend, texts }
     }
 
@@ -124,6 +120,15 @@ impl Lookup {
         before: &[Value],
         keys: Vec<Value>,
     ) -> Result<Vec<QueryResult>, DbErr> {
+        if self.backend == DbBackend::Postgres {
+            if keys.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut values = before.to_vec();
+            values.push(array(keys));
+            let statement = Statement::from_sql_and_values(self.backend, &self.texts[0], values);
+            return connection.query_all_raw(statement).await;
+        }
         let mut rows = Vec::new();
         let mut keys = keys.into_iter();
         while keys.len() > 0 {
@@ -164,27 +169,22 @@ mod tests {
             spelled(DbBackend::Postgres, "a = ? AND b = ?"),
             "a = $1 AND b = $2"
         );
-        let insert = Insert::new(
-            DbBackend::Postgres,
-            "t",
-            &["a", "b"],
-            " ON CONFLICT DO NOTHING",
-        );
+        let insert = Insert::new("t", &["a", "b"], " ON CONFLICT DO NOTHING");
         assert_eq!(
             insert.texts[4],
-            "INSERT INTO t (a, b) VALUES ($1,$2),($3,$4),($5,$6),($7,$8) ON CONFLICT DO NOTHING"
+            "INSERT INTO t (a, b) VALUES (?,?),(?,?),(?,?),(?,?) ON CONFLICT DO NOTHING"
         );
-        let lookup = Lookup::new(
-            DbBackend::Postgres,
-            "SELECT a FROM t WHERE b = ? AND c IN (",
-        );
+        let text = "SELECT a FROM t WHERE b = ? AND c";
+        let lookup = Lookup::new(DbBackend::Sqlite, text);
         assert_eq!(
             lookup.texts[3],
-            "SELECT a FROM t WHERE b = $1 AND c IN ($2,$3,$4,$5)"
+            "SELECT a FROM t WHERE b = ? AND c IN (?,?,?,?)"
         );
+        assert_eq!(lookup.texts[4], "SELECT a FROM t WHERE b = ? AND c IN (?)");
+        let lookup = Lookup::new(DbBackend::Postgres, text);
         assert_eq!(
-            lookup.texts[4],
-            "SELECT a FROM t WHERE b = $1 AND c IN ($2)"
+            lookup.texts,
+            ["SELECT a FROM t WHERE b = $1 AND c = ANY($2)"]
         );
     }
 }

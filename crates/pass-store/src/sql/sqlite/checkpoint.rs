@@ -116,7 +116,7 @@ mod tests {
     async fn a_log_over_its_bound_is_emptied_off_the_write_path() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("log.db");
-        let connections = open(&SqliteOptions {
+        let (connections, _readers) = open(&SqliteOptions {
             checkpoint_bytes: 1,
             wal_bytes_max: 1,
             ..SqliteOptions::new(&path)

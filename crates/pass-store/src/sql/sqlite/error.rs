@@ -6,15 +6,7 @@ use sea_orm::sqlx;
 use sea_orm::{DbErr, RuntimeErr};
 
 use crate::contract::Error;
-
-/// An error in the contract's words.
-#[derive(Debug)]
-pub(in crate::sql) struct Meaning {
-    pub(in crate::sql) error: Error,
-    /// True if the process must not go on with this file: what it holds in memory and what is on disk may
-    /// differ from now on.
-    pub(in crate::sql) fatal: bool,
-}
+use crate::sql::rows::Meaning;
 
 /// What a failed call means, if it was not a commit.
 pub(in crate::sql) fn meaning(error: &DbErr) -> Meaning {

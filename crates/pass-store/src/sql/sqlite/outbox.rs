@@ -11,12 +11,11 @@ use std::task::Poll;
 use sea_orm::sea_query::Value;
 use sea_orm::{ConnectionTrait, DbErr, Statement};
 
-use super::append::outcome_value;
-use super::rows::{bits, bytes, bytes_or_null, number, signed, text};
-use super::statements::Statements;
-use super::texts::Insert;
 use crate::contract::QuarantineState;
-use crate::plan::{DeliveryRow, EventRow, PassRow, Rows};
+use crate::plan::{DeliveryRow, EventRow, Made, PassRow, Rows};
+use crate::sql::append::outcome_value;
+use crate::sql::rows::{bits, bytes, bytes_or_null, number, signed, text};
+use crate::sql::texts::Insert;
 use crate::stored::Numbered;
 
 /// As long as more rows are to come, a statement has at least so many.
@@ -42,9 +41,69 @@ impl<'s> Waiting<'s> {
     }
 }
 
+/// The statements, by table.
+#[derive(Debug)]
+pub(in crate::sql) struct Inserts([Insert; 5]);
+
+impl Inserts {
+    /// Spells them.
+    pub(in crate::sql) fn new() -> Self {
+        let quarantine = [
+            "number",
+            "state",
+            "reason",
+            "detail",
+            "update_micros",
+            "discard_reason",
+        ];
+        let event = [
+            "position",
+            "event_id",
+            "pass_number",
+            "delivery_number",
+            "record_micros",
+            "content_digest",
+            "body",
+        ];
+        let pass = [
+            "number",
+            "source",
+            "vendor_pass_id",
+            "vendor",
+            "organization",
+            "serial_number",
+            "external_id",
+            "last_position",
+            "last_digest",
+            "digest",
+            "body",
+        ];
+        let upsert = " ON CONFLICT (number) DO UPDATE SET vendor = excluded.vendor, organization = excluded.organization, \
+             serial_number = excluded.serial_number, external_id = excluded.external_id, \
+             last_position = excluded.last_position, last_digest = excluded.last_digest, \
+             digest = excluded.digest, body = excluded.body";
+        let delivery = [
+            "number",
+            "delivery_id",
+            "source",
+            "record_micros",
+            "outcome",
+            "body",
+        ];
+        let personal = ["number", "personal", "raw_body"];
+        Self([
+            Insert::new("delivery", &delivery, ""),
+            Insert::new("delivery_personal", &personal, ""),
+            Insert::new("quarantine", &quarantine, ""),
+            Insert::new("event", &event, ""),
+            Insert::new("pass", &pass, upsert),
+        ])
+    }
+}
+
 /// Rows that wait, by table.
 #[derive(Debug)]
-pub(super) struct Outbox<'s> {
+pub(in crate::sql) struct Outbox<'s> {
     tables: [Waiting<'s>; 5],
     record_micros: i64,
     written_bytes: u64,
@@ -58,26 +117,20 @@ const PASS: usize = 4;
 
 impl<'s> Outbox<'s> {
     /// Nothing yet; rows will be recorded at `record_micros`.
-    pub(super) fn new(statements: &'s Statements, record_micros: i64) -> Self {
+    pub(in crate::sql) fn new(inserts: &'s Inserts, record_micros: i64) -> Self {
         Self {
-            tables: [
-                Waiting::new(&statements.delivery_insert),
-                Waiting::new(&statements.personal_insert),
-                Waiting::new(&statements.quarantine_insert),
-                Waiting::new(&statements.event_insert),
-                Waiting::new(&statements.pass_upsert),
-            ],
+            tables: inserts.0.each_ref().map(Waiting::new),
             record_micros,
             written_bytes: 0,
         }
     }
 
-    /// Writes all rows: those added before, and those that `more` adds, which is called until it says that
-    /// there are no more. Returns about how many bytes they have, for the pace of checkpoints.
-    pub(super) async fn run(
+    /// Writes all rows that `more` makes, which is called until it has none. Returns about how many bytes they
+    /// have, for the pace of checkpoints.
+    pub(in crate::sql) async fn run<'a>(
         mut self,
         connection: &impl ConnectionTrait,
-        mut more: impl FnMut(&mut Self) -> bool,
+        mut more: impl FnMut() -> Option<Made<'a>>,
     ) -> Result<u64, DbErr> {
         let mut has_more = true;
         loop {
@@ -85,7 +138,7 @@ impl<'s> Outbox<'s> {
                 if !has_more {
                     return Ok(self.written_bytes);
                 }
-                has_more = more(&mut self);
+                has_more = self.add(more());
                 continue;
             };
             let mut running = pin!(connection.execute_raw(statement));
@@ -97,7 +150,7 @@ impl<'s> Outbox<'s> {
                     if !has_more {
                         return Poll::Pending;
                     }
-                    has_more = more(&mut self);
+                    has_more = self.add(more());
                 }
             })
             .await?;
@@ -119,23 +172,25 @@ impl<'s> Outbox<'s> {
         table.values.extend(row);
     }
 
-    /// Adds deliveries and events.
-    pub(super) fn rows(&mut self, rows: Rows<'_>) {
-        for row in rows.deliveries {
-            self.delivery(row);
+    /// Adds rows; false if there are no more.
+    fn add(&mut self, made: Option<Made<'_>>) -> bool {
+        match made {
+            None => return false,
+            Some(Made::Rows(Rows { deliveries, events })) => {
+                for row in deliveries {
+                    self.delivery(row);
+                }
+                for row in events {
+                    self.event(row);
+                }
+            }
+            Some(Made::Passes(rows)) => {
+                for row in rows {
+                    self.pass(row);
+                }
+            }
         }
-        for row in rows.events {
-            self.event(row);
-        }
-    }
-
-    /// Adds passes; false if there are none.
-    pub(super) fn passes(&mut self, rows: Option<Vec<PassRow>>) -> bool {
-        let any = rows.is_some();
-        for row in rows.into_iter().flatten() {
-            self.pass(row);
-        }
-        any
+        true
     }
 
     fn delivery(&mut self, row: DeliveryRow<'_>) {
