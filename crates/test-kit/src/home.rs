@@ -95,3 +95,32 @@ impl Drop for Home {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_watchdog_ends_the_last_process_that_it_was_told_of_and_removes_the_files() {
+        let mut home = Home::new("passline-home-", "TERM").unwrap();
+        let sleeper = || Command::new("sleep").arg("1000").spawn().unwrap();
+        let (mut spared, mut ended) = (sleeper(), sleeper());
+        home.guard(Some(spared.id())).unwrap();
+        home.guard(None).unwrap();
+        home.guard(Some(ended.id())).unwrap();
+        let path = home.path().to_owned();
+        std::fs::write(path.join("file"), "data").unwrap();
+
+        drop(home);
+        assert!(!path.exists());
+        assert_eq!(
+            ended.try_wait().unwrap().and_then(|status| status.signal()),
+            Some(15)
+        );
+        assert_eq!(spared.try_wait().unwrap(), None);
+        spared.kill().unwrap();
+        spared.wait().unwrap();
+    }
+}
