@@ -1,149 +1,143 @@
-//! Kills the services under load for as long as asked, and judges what is left.
+//! Breaks things under load for as long as asked, and judges what is left.
 //!
 //! ```text
 //! tests/run chaos --rounds 100 --seed 7
+//! tests/run chaos torture --planted sequence-positions
 //! ```
 //!
-//! It starts and kills only its own children, on leased loopback ports, in a temporary directory. It ends
-//! with 0 if every judgement was clean, or with `--planted`, if the defect was caught; else with 1.
+//! It starts and kills only its own children, on leased loopback ports, in temporary directories. It ends
+//! with 0 if every judgement was clean, or with `--planted`, if the defect was caught; else with 1; with 64 if
+//! its arguments make no sense.
+
+mod jetstream;
+mod kill;
+mod postgres;
+mod torture;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, ensure};
-use clap::{Parser, ValueEnum};
-use system_tests::chaos::{Plan, Round, Victims, run};
-use system_tests::service::Strace;
-use system_tests::stand::{Options, Programs};
-use test_kit::tool;
+use clap::{Args, Parser, Subcommand};
+use system_tests::fleet::Programs;
+use system_tests::oracle::Verdict;
 
-/// Kills the gateway and pass-state at random moments under load, and checks that nothing that was answered
-/// 200 is lost, recorded twice or made up.
+/// Breaks things under load, and checks that nothing that was answered 200 is lost, recorded twice or made up.
 #[derive(Parser)]
-struct Arguments {
-    /// Kills to do; each takes one to two seconds.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    rounds: u32,
+#[command(name = "chaos", args_conflicts_with_subcommands = true)]
+struct Chaos {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    kill: kill::Arguments,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Kills the gateway and pass-state at random moments. What is done without a subcommand.
+    Kill(kill::Arguments),
+    /// Replicas on one PostgreSQL write at once and are killed; subscribers must see one log without a gap.
+    Torture(torture::Arguments),
+    /// PostgreSQL is killed, restarted, and cut off in the middle of commits.
+    Postgres(postgres::Arguments),
+    /// Gateways on a JetStream stream lose process and disk, the NATS server its process.
+    Jetstream(jetstream::Arguments),
+}
+
+/// What every run takes.
+#[derive(Args, Clone)]
+struct Common {
     /// Repeats the choices of an earlier run. Chosen by the clock and printed unless given.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Plants a defect, which then has to be caught.
-    #[arg(long)]
-    planted: Option<Planted>,
-    /// Draws commits and spool writes out by holding up each write, so that kills hit them; always so for the
-    /// service with a planted defect. Needs strace.
-    #[arg(long)]
-    slow_writes: bool,
+    #[arg(long, default_value_t = seed_of_the_clock(), hide_default_value = true)]
+    seed: u64,
     /// The directory with the programs under test. Built beside this program unless given.
     #[arg(long)]
     programs: Option<PathBuf>,
-    /// Gives up after so many seconds; 0 means ten seconds for each round.
+    /// Gives up after so many seconds; 0 means a time that fits what is to be done.
     #[arg(long, default_value_t = 0)]
     seconds_max: u64,
 }
 
-/// How long `--slow-writes` holds up each write.
-const SLOW_WRITE: Duration = Duration::from_millis(2);
+impl Common {
+    fn programs(&self) -> anyhow::Result<Programs> {
+        match &self.programs {
+            Some(directory) => programs_in(directory),
+            None => build(),
+        }
+    }
 
-/// The defects that a kill brings to light.
-#[derive(Clone, Copy, ValueEnum)]
-enum Planted {
-    /// pass-state acknowledges before it commits.
-    AckBeforeCommit,
-    /// The gateway answers 200 before it writes and syncs.
-    AnswerBeforeSync,
+    /// The time that a run may take, if `usual` fits it.
+    fn limit(&self, usual: Duration) -> Duration {
+        match self.seconds_max {
+            0 => usual,
+            seconds => Duration::from_secs(seconds),
+        }
+    }
+
+    /// Bounds a run, and tells how to repeat one that failed.
+    async fn bounded<T>(
+        &self,
+        limit: Duration,
+        run: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        let again = || format!("repeat it with --seed {}", self.seed);
+        tokio::time::timeout(limit, run)
+            .await
+            .with_context(|| format!("not done within {limit:?}; {}", again()))?
+            .with_context(again)
+    }
+
+    /// Tells how a run without planted defects ended; true if it is clean.
+    fn tell(&self, verdict: &Verdict) -> bool {
+        print!("{verdict}");
+        if verdict.is_clean() {
+            println!("clean: nothing lost, nothing twice, nothing made up, books balance");
+        } else {
+            println!("BROKEN; repeat it with --seed {}", self.seed);
+        }
+        verdict.is_clean()
+    }
 }
+
+/// How many faults a run has.
+#[derive(Args, Clone)]
+struct Rounds {
+    /// Faults, each kind in turn; each takes one to three seconds.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rounds: u32,
+}
+
+impl Rounds {
+    /// What so many rounds may take.
+    fn limit(&self) -> Duration {
+        Duration::from_secs(u64::from(self.rounds) * 20 + 120)
+    }
+}
+
+/// Exit code for arguments that make no sense, as the services have it.
+const USAGE: u8 = 64;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
-    let programs = match &arguments.programs {
-        Some(directory) => programs_in(directory)?,
-        None => build()?,
-    };
-    let seed = arguments.seed.unwrap_or_else(seed_of_the_clock);
-    let mut options = Options::default();
-    let slow = || {
-        anyhow::Ok(Some(Strace::slowing_writes(
-            tool("PASSLINE_STRACE")?,
-            SLOW_WRITE,
-        )))
-    };
-    if arguments.slow_writes {
-        options.gateway_strace = slow()?;
-        options.state_strace = slow()?;
-    }
-    let victims = match arguments.planted {
-        Some(Planted::AckBeforeCommit) => {
-            options.writer_keys = "planted_ack_before_commit = true".to_owned();
-            options.state_strace = slow()?;
-            Victims::State
+    let arguments = match Chaos::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            error.print()?;
+            return Ok(if error.use_stderr() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::SUCCESS
+            });
         }
-        Some(Planted::AnswerBeforeSync) => {
-            options.spool_keys = "planted_answer_before_sync = true".to_owned();
-            options.gateway_strace = slow()?;
-            Victims::Gateway
-        }
-        None => Victims::Both,
     };
-    let plan = Plan {
-        rounds: arguments.rounds as usize,
-        seed,
-        options,
-        stop_when_broken: true,
-        judge_each_round: arguments.planted.is_some(),
-        victims,
+    let as_it_must_be = match arguments.what.unwrap_or(What::Kill(arguments.kill)) {
+        What::Kill(arguments) => kill::run(arguments).await?,
+        What::Torture(arguments) => torture::run(arguments).await?,
+        What::Postgres(arguments) => postgres::run(arguments).await?,
+        What::Jetstream(arguments) => jetstream::run(arguments).await?,
     };
-    let limit = match arguments.seconds_max {
-        0 => Duration::from_secs(u64::from(arguments.rounds) * 10 + 60),
-        seconds => Duration::from_secs(seconds),
-    };
-    println!(
-        "chaos --rounds {} --seed {seed}, at most {} s",
-        arguments.rounds,
-        limit.as_secs()
-    );
-    println!("round  killed            after ms  ready in ms    answered 200   attempts");
-    let began = Instant::now();
-    let mut watch = |round: &Round| {
-        println!(
-            "{:>5}  {:<16}  {:>8}  {:>11}  {:>14}  {:>9}",
-            round.number,
-            round.victim,
-            round.after.as_millis(),
-            round.ready_after.as_millis(),
-            round.stored,
-            round.attempts
-        );
-    };
-    let report = tokio::time::timeout(limit, run(&programs, &plan, &mut watch))
-        .await
-        .with_context(|| format!("not done within {limit:?}; repeat it with --seed {seed}"))?
-        .with_context(|| format!("repeat it with --seed {seed}"))?;
-    println!(
-        "\n{} kills in {} s; slowest start: webhook-gateway {} ms, pass-state {} ms",
-        report.rounds,
-        began.elapsed().as_secs(),
-        report.gateway_ready_max.as_millis(),
-        report.state_ready_max.as_millis()
-    );
-    print!("{}", report.verdict);
-    let caught = !report.verdict.is_clean();
-    println!(
-        "{}",
-        match (caught, arguments.planted.is_some()) {
-            (false, false) =>
-                "clean: nothing lost, nothing twice, nothing made up, books balance".to_owned(),
-            (true, true) => format!(
-                "caught: the planted defect was found after {} kills",
-                report.rounds
-            ),
-            (true, false) => format!("BROKEN; repeat it with --seed {seed}"),
-            (false, true) => "NOT CAUGHT: the planted defect went unnoticed".to_owned(),
-        }
-    );
-    Ok(if caught == arguments.planted.is_some() {
+    Ok(if as_it_must_be {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use system_tests::chaos::{self, Plan, Report, Victims};
+use system_tests::chaos::kill::{self, Plan, Report, Victims};
 use system_tests::client::Outcome;
+use system_tests::fleet::Layout;
 use system_tests::service::Strace;
 use system_tests::stand::{Options, Stand};
 use test_kit::tool;
@@ -18,7 +19,7 @@ async fn kills_at_random_moments_lose_and_repeat_nothing() {
         seed: 21,
         ..Plan::default()
     };
-    let report = chaos::run(&programs(), &plan, &mut |_| {}).await.unwrap();
+    let report = kill::run(&programs(), &plan, &mut |_| {}).await.unwrap();
     report.verdict.assert_clean();
     assert_eq!(report.rounds, 12);
     assert!(report.verdict.stored > 100, "{}", report.verdict);
@@ -45,12 +46,15 @@ async fn kills_in_slow_writes(victims: Victims, spool_keys: &str, writer_keys: &
     let plan = Plan {
         rounds: 6,
         seed: 22,
-        options,
+        layout: Layout {
+            options,
+            ..Layout::pair()
+        },
         stop_when_broken: true,
         judge_each_round: true,
         victims,
     };
-    chaos::run(&programs(), &plan, &mut |_| {}).await.unwrap()
+    kill::run(&programs(), &plan, &mut |_| {}).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

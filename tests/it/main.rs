@@ -7,6 +7,7 @@
 
 mod crash;
 mod end_to_end;
+mod failover;
 mod hostile;
 mod judging;
 mod order;
@@ -14,6 +15,9 @@ mod outage;
 mod permutations;
 mod quarantine;
 mod readers;
+mod replicas;
+mod restore;
+mod shared;
 mod trace;
 
 use std::path::PathBuf;

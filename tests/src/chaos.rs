@@ -1,179 +1,101 @@
-//! Kills services under load, again and again, and judges at the end of each stretch.
+//! Faults under load, again and again, judged at the end of each stretch.
 //!
-//! A round is: traffic flows, a random one of the two services gets SIGKILL at a random moment, is started
-//! again, and must be ready in time. After every few rounds traffic pauses, everything must drain, and the
-//! judge reads all of it. Senders repeat what was not answered 200, as vendors do.
+//! Traffic flows, something is killed, cut or taken away, and must work again by itself in time. After every few
+//! rounds traffic pauses, everything must drain, and the judge reads all of it. Senders repeat what was not
+//! answered 200, as vendors do. [`kill`] is about the services, [`postgres`] and [`jetstream`] about the servers
+//! that several of them share.
+
+pub mod jetstream;
+pub mod kill;
+pub mod postgres;
 
 use std::time::Duration;
 
-use anyhow::ensure;
-use tokio::time::Instant;
+use anyhow::{Context as _, ensure};
 
+use crate::client::Senders;
 use crate::dice::Dice;
+use crate::fleet::{Fleet, Layout, Programs};
+use crate::follower::{Follower, Habits};
 use crate::oracle::Verdict;
-use crate::stand::{Options, Programs, Stand};
 
 /// Rounds between two judgements.
 const ROUNDS_PER_STRETCH: usize = 10;
 /// Senders at once.
 const CONNECTIONS: usize = 8;
-/// Longest time until everything of a stretch is recorded after its last kill.
+/// Longest time until everything of a stretch is recorded after its last fault.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for services to work again after a fault. What they may take is the caller's to judge.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+/// The subscriber changes replicas after one in so many frames.
+const LEAVES_ONCE_IN: u64 = 30;
 
-/// What to do.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Kills.
-    pub rounds: usize,
-    /// Repeats the choices: traffic, victims and pauses (not the machine's timing).
-    pub seed: u64,
-    /// What the services are configured with.
-    pub options: Options,
-    /// Ends at the first judgement that finds something.
-    pub stop_when_broken: bool,
-    /// Judges after each round instead of after several; for planted defects.
-    pub judge_each_round: bool,
-    /// Who may be killed.
-    pub victims: Victims,
+/// A fleet that is to survive something.
+struct Trial {
+    fleet: Fleet,
+    follower: Follower,
+    dice: Dice,
+    verdict: Verdict,
+    stretches: usize,
 }
 
-/// Who may be killed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Victims {
-    /// Either service, at random.
-    #[default]
-    Both,
-    /// Only the gateway.
-    Gateway,
-    /// Only pass-state.
-    State,
-}
-
-impl Default for Plan {
-    fn default() -> Self {
-        Self {
-            rounds: 100,
-            seed: 1,
-            options: Options::default(),
-            stop_when_broken: false,
-            judge_each_round: false,
-            victims: Victims::Both,
-        }
+impl Trial {
+    async fn start(programs: &Programs, layout: &Layout, seed: u64) -> anyhow::Result<Self> {
+        let fleet = Fleet::started(programs, layout).await?;
+        fleet.note_epoch().await?;
+        let habits = Habits {
+            seed,
+            leaves_once_in: LEAVES_ONCE_IN,
+            agreement: None,
+        };
+        let follower = Follower::start(&fleet.grpc_addresses(), habits);
+        Ok(Self {
+            fleet,
+            follower,
+            dice: Dice::new(seed),
+            verdict: Verdict::default(),
+            stretches: 0,
+        })
     }
-}
 
-/// One round, for whoever watches.
-#[derive(Clone, Debug)]
-pub struct Round {
-    /// From 1.
-    pub number: usize,
-    /// Who was killed.
-    pub victim: &'static str,
-    /// How long after the round's traffic began.
-    pub after: Duration,
-    /// How long until it was ready again.
-    pub ready_after: Duration,
-    /// Attempts answered 200 so far.
-    pub stored: usize,
-    /// Attempts made so far.
-    pub attempts: usize,
-}
+    /// Has traffic flow.
+    fn traffic(&mut self) -> Senders {
+        self.stretches += 1;
+        let tag = format!("s{}", self.stretches);
+        self.fleet.senders(self.dice.roll(), &tag, CONNECTIONS)
+    }
 
-/// What came of it.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// Kills done.
-    pub rounds: usize,
-    /// The last judgement.
-    pub verdict: Verdict,
-    /// Slowest start of the gateway after a kill.
-    pub gateway_ready_max: Duration,
-    /// Slowest start of pass-state after a kill.
-    pub state_ready_max: Duration,
-}
+    /// Lets traffic flow for a random time, which it returns.
+    async fn let_flow(&mut self) -> Duration {
+        let flowing = Duration::from_millis(20 + self.dice.below(400));
+        // The random moment of the next fault is the point of this sleep.
+        tokio::time::sleep(flowing).await;
+        flowing
+    }
 
-/// Carries out a plan; `watch` is called after each round.
-///
-/// # Errors
-/// If a service does not start, ends by itself, or traffic is not stored in time. What the judge finds is no
-/// error but in the report.
-pub async fn run(
-    programs: &Programs,
-    plan: &Plan,
-    watch: &mut dyn FnMut(&Round),
-) -> anyhow::Result<Report> {
-    let mut dice = Dice::new(plan.seed);
-    let mut stand = Stand::started(programs, &plan.options).await?;
-    stand.note_epoch().await?;
-    let mut follower = stand.follower();
-    let mut report = Report {
-        rounds: 0,
-        verdict: Verdict::default(),
-        gateway_ready_max: Duration::ZERO,
-        state_ready_max: Duration::ZERO,
-    };
-    let stretch_rounds = if plan.judge_each_round {
-        1
-    } else {
-        ROUNDS_PER_STRETCH
-    };
-    while report.rounds < plan.rounds {
-        let rounds = stretch_rounds.min(plan.rounds - report.rounds);
-        let tag = format!("r{}", report.rounds);
-        let senders = stand.senders(dice.roll(), &tag, CONNECTIONS);
-        for _ in 0..rounds {
-            let after = Duration::from_millis(20 + dice.below(400));
-            // The random moment is the point of this sleep.
-            tokio::time::sleep(after).await;
-            let gateway_dies = match plan.victims {
-                Victims::Both => dice.once_in(2),
-                Victims::Gateway => true,
-                Victims::State => false,
-            };
-            let began;
-            let victim;
-            if gateway_dies {
-                stand.take_gateway().kill().await?;
-                began = Instant::now();
-                stand.start_gateway().await?;
-                victim = "webhook-gateway";
-                report.gateway_ready_max = report.gateway_ready_max.max(began.elapsed());
-            } else {
-                stand.take_state().kill().await?;
-                began = Instant::now();
-                stand.start_state().await?;
-                victim = "pass-state";
-                report.state_ready_max = report.state_ready_max.max(began.elapsed());
-            }
-            report.rounds += 1;
-            watch(&Round {
-                number: report.rounds,
-                victim,
-                after,
-                ready_after: began.elapsed(),
-                stored: stand.log.stored_count(),
-                attempts: stand.log.attempts().len(),
-            });
-        }
+    /// Ends traffic, waits until everything is recorded, and judges; true if nothing was found.
+    async fn judge(&mut self, senders: Senders) -> anyhow::Result<bool> {
         ensure!(
             senders.finish().await,
             "some callbacks were not stored in time"
         );
-        report.verdict = stand.verdict(DRAIN_LIMIT).await?;
-        let head = stand.reader().info().await?.head_position;
-        if let Err(why) = follower.caught_up(head, DRAIN_LIMIT).await {
-            report
-                .verdict
+        self.verdict = self.fleet.verdict(DRAIN_LIMIT).await?;
+        let head = self.fleet.reader().info().await?.head_position;
+        if let Err(why) = self.follower.caught_up(head, DRAIN_LIMIT).await {
+            self.verdict
                 .broken
                 .push(format!("a subscriber that resumes by its cursor: {why:#}"));
         }
-        if !report.verdict.is_clean() && plan.stop_when_broken {
-            return Ok(report);
+        Ok(self.verdict.is_clean())
+    }
+
+    /// Ends the services, which must be in order if everything was so far.
+    async fn finish(self) -> anyhow::Result<Verdict> {
+        self.follower.stop();
+        if self.verdict.is_clean() {
+            let finished = self.fleet.finish().await;
+            finished.context("everything was recorded, but the services did not end in order")?;
         }
+        Ok(self.verdict)
     }
-    follower.stop();
-    if report.verdict.is_clean() {
-        stand.finish().await?;
-    }
-    Ok(report)
 }

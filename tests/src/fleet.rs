@@ -17,7 +17,7 @@ use anyhow::{Context as _, ensure};
 use pass_proto::v1;
 use pass_spool::{EmbeddedOptions, EmbeddedSpool, Spool as _};
 use tempfile::TempDir;
-use test_kit::wait_for;
+use test_kit::{TestNats, TestPostgres, wait_for};
 use tokio::time::Instant;
 
 use crate::callback::Callback;
@@ -76,6 +76,17 @@ pub enum Database {
     },
 }
 
+impl Database {
+    /// An empty database of a server.
+    ///
+    /// # Errors
+    /// If it can't be made.
+    pub async fn on(postgres: &TestPostgres) -> anyhow::Result<Self> {
+        let url = postgres.database().await?;
+        Ok(Self::Postgres { url })
+    }
+}
+
 /// Where gateways keep what was not forwarded yet.
 #[derive(Clone, Debug, Default)]
 pub enum SpoolKind {
@@ -91,6 +102,16 @@ pub enum SpoolKind {
     },
 }
 
+impl SpoolKind {
+    /// One stream on a lone server.
+    pub fn on(nats: &TestNats) -> Self {
+        Self::JetStream {
+            servers: vec![nats.url()],
+            monitoring_urls: vec![nats.monitoring_url()],
+        }
+    }
+}
+
 /// What a fleet consists of.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
@@ -104,6 +125,17 @@ pub struct Layout {
     pub spool: SpoolKind,
     /// What the services are configured with besides.
     pub options: Options,
+}
+
+impl Layout {
+    /// One gateway and one pass-state on their own disks.
+    pub fn pair() -> Self {
+        Self {
+            gateways: 1,
+            states: 1,
+            ..Self::default()
+        }
+    }
 }
 
 /// The services of one test. What runs is killed, and what was written removed, when it is dropped.
@@ -223,8 +255,7 @@ impl Fleet {
     /// # Panics
     /// If none was made.
     pub fn reader(&self) -> Reader {
-        let running = self.states.iter().position(Member::runs);
-        self.reader_of(running.unwrap_or(0))
+        self.reader_of(self.running_states().next().unwrap_or(0))
     }
 
     /// A subscriber that goes from replica to replica.
@@ -295,12 +326,22 @@ impl Fleet {
     pub async fn spools(&self) -> anyhow::Result<Vec<SpoolSeen>> {
         let mut spools = Vec::new();
         for gateway in self.gateways.iter().filter(|gateway| gateway.runs()) {
-            let (_, told) = gateway.service().admin("/status").await?;
-            let status: GatewayStatus = serde_json::from_str(&told)
-                .with_context(|| format!("{} says {told}", gateway.name()))?;
-            spools.push(status.spool);
+            spools.push(status_of(gateway).await?.spool);
         }
         Ok(spools)
+    }
+
+    /// The gateway that forwards what several share, as far as one does at this moment.
+    ///
+    /// # Errors
+    /// If one does not answer.
+    pub async fn forwarder(&self) -> anyhow::Result<Option<usize>> {
+        for (index, gateway) in self.gateways.iter().enumerate() {
+            if gateway.runs() && status_of(gateway).await?.forward.connected {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
     }
 
     /// Waits until every replica that runs has all that the spools hold, whether its senders know of it or
@@ -313,7 +354,7 @@ impl Fleet {
         let mut since = None;
         wait_for("the spools to be forwarded", limit, async || {
             let spools = self.spools().await.map_err(words)?;
-            for state in (0..self.states.len()).filter(|index| self.states[*index].runs()) {
+            for state in self.running_states() {
                 let info = self.reader_of(state).info().await.map_err(words)?;
                 let behind = spools.iter().find(|spool| !spool.is_forwarded(&info));
                 if let Some(spool) = behind {
@@ -335,6 +376,43 @@ impl Fleet {
         .await
     }
 
+    /// Waits until the services work again while callbacks keep coming, and returns how long that took from
+    /// now: all that run are ready, every replica among them has what the spools held then, and a callback was
+    /// stored.
+    ///
+    /// # Errors
+    /// If they do not after `limit`, or a service has ended by itself.
+    pub async fn recovered(&mut self, limit: Duration) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        let stored = self.log.stored_count();
+        self.all_ready().await?;
+        let spools = self.spools().await?;
+        let words = |error: anyhow::Error| format!("{error:#}");
+        wait_for("recovery", limit, async || {
+            for state in self.running_states() {
+                let info = self.reader_of(state).info().await.map_err(words)?;
+                for spool in &spools {
+                    let recorded = committed(&info, spool);
+                    if recorded.unwrap_or_default() < spool.last_durable {
+                        let name = self.states[state].name();
+                        return Err(format!("{name} has {recorded:?} of {spool:?}"));
+                    }
+                }
+            }
+            match self.log.stored_count() {
+                more if more > stored => Ok(()),
+                _ => Err("no callback was stored".to_owned()),
+            }
+        })
+        .await?;
+        Ok(began.elapsed())
+    }
+
+    /// The replicas that run, by number.
+    fn running_states(&self) -> impl Iterator<Item = usize> {
+        (0..self.states.len()).filter(|index| self.states[*index].runs())
+    }
+
     /// Waits until the spools are forwarded, then reads everything that is recorded, from every replica, and
     /// judges. Nothing may be sent meanwhile.
     ///
@@ -344,10 +422,7 @@ impl Fleet {
         let drained = self.drained(limit).await;
         let history = self.reader().history().await?;
         let mut verdict = oracle::judge(&self.decoder, &self.log.attempts(), &history);
-        for state in (0..self.states.len())
-            .filter(|index| self.states[*index].runs())
-            .skip(1)
-        {
+        for state in self.running_states().skip(1) {
             let other = self.reader_of(state).history().await?;
             if let Some(what) = history.difference(&other) {
                 verdict.broken.push(format!(
@@ -457,6 +532,18 @@ pub fn spool_dir(gateway: &Member) -> PathBuf {
 #[derive(serde::Deserialize)]
 struct GatewayStatus {
     spool: SpoolSeen,
+    forward: ForwardSeen,
+}
+
+/// What is read of its forwarding.
+#[derive(serde::Deserialize)]
+struct ForwardSeen {
+    connected: bool,
+}
+
+async fn status_of(gateway: &Member) -> anyhow::Result<GatewayStatus> {
+    let (_, told) = gateway.service().admin("/status").await?;
+    serde_json::from_str(&told).with_context(|| format!("{} says {told}", gateway.name()))
 }
 
 /// A spool as its gateway sees it.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use pass_proto::status::reason_of;
 use pass_proto::v1;
 use pass_proto::v1::delivery_service_client::DeliveryServiceClient;
 use pass_proto::v1::pass_service_client::PassServiceClient;
@@ -161,6 +162,32 @@ impl Reader {
             "the stream ended with {closing:?} instead of the log's end"
         );
         Ok(events)
+    }
+
+    /// Why a subscription after a cursor is refused; `None` if it is not.
+    ///
+    /// # Errors
+    /// If it fails for a reason that is none of pass-state's.
+    pub async fn refusal(&self, cursor: &str) -> anyhow::Result<Option<v1::ErrorReason>> {
+        let request = v1::SubscribeRequest {
+            start: Some(Start::AfterCursor(cursor.to_owned())),
+            stop_at_head: true,
+            ..v1::SubscribeRequest::default()
+        };
+        let subscribing = async {
+            let answered = self.subscriptions.clone().subscribe(request).await;
+            answered?.into_inner().message().await
+        };
+        match tokio::time::timeout(CALL_LIMIT, subscribing)
+            .await
+            .context("Subscribe hangs")?
+        {
+            Ok(_) => Ok(None),
+            Err(status) => match reason_of(&status) {
+                Some(reason) => Ok(Some(reason)),
+                None => Err(status.into()),
+            },
+        }
     }
 
     /// All passes, by ListPasses.

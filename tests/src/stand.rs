@@ -34,10 +34,8 @@ impl Stand {
     /// If files can't be written or no ports are free.
     pub fn new(programs: &Programs, options: &Options) -> anyhow::Result<Self> {
         let layout = Layout {
-            gateways: 1,
-            states: 1,
             options: options.clone(),
-            ..Layout::default()
+            ..Layout::pair()
         };
         Ok(Self(Fleet::new(programs, &layout)?))
     }

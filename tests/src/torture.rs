@@ -123,7 +123,7 @@ pub async fn run(
 ) -> anyhow::Result<Report> {
     let script = Arc::new(Script::new(plan.seed, plan.replicas, plan.events));
     let postgres = TestPostgres::start().await?;
-    let layout = layout(plan, postgres.database().await?);
+    let layout = layout(plan, Database::on(&postgres).await?);
     let mut torture = Torture::start(programs, plan, &layout, script).await?;
     torture.feed(plan, watch).await?;
     if torture.report.violation.is_none() {
@@ -136,10 +136,10 @@ pub async fn run(
     Ok(report)
 }
 
-fn layout(plan: &Plan, url: String) -> Layout {
+fn layout(plan: &Plan, database: Database) -> Layout {
     let mut store_keys = format!(
-        "transaction_delay_max = \"{}us\"\n",
-        plan.delay_max.as_micros()
+        "planted_transaction_delay_max = \"{}ms\"\n",
+        plan.delay_max.as_millis()
     );
     if plan.planted_sequence_positions {
         store_keys.push_str("planted_sequence_positions = true\n");
@@ -147,7 +147,7 @@ fn layout(plan: &Plan, url: String) -> Layout {
     Layout {
         gateways: 0,
         states: plan.replicas,
-        database: Database::Postgres { url },
+        database,
         options: Options {
             // Small transactions, so that there are many.
             writer_keys: "batch_deliveries_max = 64".to_owned(),

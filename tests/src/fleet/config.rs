@@ -77,7 +77,7 @@ fn spool(layout: &Layout) -> String {
             monitoring_urls,
         } => format!(
             "backend = \"jetstream\"\n\n[spool.jetstream]\nservers = {servers:?}\n\
-             monitoring_urls = {monitoring_urls:?}\nbytes_max = {SPOOL_BYTES}\n{keys}"
+             monitoring_urls = {monitoring_urls:?}\nreplicas = 1\nbytes_max = {SPOOL_BYTES}\n{keys}"
         ),
     }
 }

@@ -3,11 +3,15 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use test_kit::PortLease;
 
 use crate::service::{Recipe, Service, Strace};
+
+/// Longest run of a command beside the service.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// A service with ports and files of its own, which keeps both over its restarts.
 #[derive(Debug)]
@@ -88,6 +92,31 @@ impl Member {
     /// The directory that it keeps its data in.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    /// Runs another command of its program, such as `epoch rotate`, with the same configuration and data, and
+    /// returns what it printed.
+    ///
+    /// # Errors
+    /// If it can't be started, or does not succeed within 60 s; its words are in the error.
+    pub async fn command(&self, command: &[&str]) -> anyhow::Result<String> {
+        let serve = 1;
+        let mut process = tokio::process::Command::new(&self.recipe.program);
+        process
+            .args(command)
+            .args(&self.recipe.arguments[serve..])
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(COMMAND_LIMIT, process.output())
+            .await
+            .with_context(|| format!("{command:?} did not end within {COMMAND_LIMIT:?}"))??;
+        ensure!(
+            output.status.success(),
+            "{command:?} ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim_end()
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Starts it and waits until it is ready.

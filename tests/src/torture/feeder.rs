@@ -1,7 +1,9 @@
 //! A gateway reduced to its ingest stream: it holds one spool of the script, prefers one replica, and goes to
-//! any when a stream ends, now and then without need and with an old stream still open.
+//! any when a stream ends. Now and then it does so without need, and goes on sending on the old stream, too, as
+//! a gateway does of which somebody started a copy: that must be refused.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,13 +90,20 @@ type Halves = (
     Streaming<v1::IngestResponse>,
 );
 
+/// A stream that was left though nothing was wrong, with batches under way.
+struct Left {
+    to_store: mpsc::Sender<v1::IngestRequest>,
+    from_store: Streaming<v1::IngestResponse>,
+    batch_number: u64,
+    sent: u64,
+}
+
 struct Feeding {
     script: Arc<Script>,
     spool: usize,
     dice: Dice,
     progress: watch::Sender<Fed>,
-    /// The stream that was left last, with batches under way; held open, as by a gateway that is cut off.
-    left: Option<Halves>,
+    left: Option<Left>,
 }
 
 impl Feeding {
@@ -141,20 +150,18 @@ impl Feeding {
             return Err(Status::data_loss("see above"));
         }
         self.progress.send_modify(|fed| fed.acknowledged = sent);
+        if let Some(left) = self.left.take() {
+            self.overstay(left);
+        }
         let (mut batch_number, mut committed_batch) = (0, 0);
         while self.progress.borrow().acknowledged < length {
             while sent < length && batch_number - committed_batch < IN_FLIGHT_MAX {
                 let until = (sent + 1 + self.dice.below(BATCH_MAX)).min(length);
                 batch_number += 1;
-                let batch = v1::IngestBatch {
-                    batch_number,
-                    deliveries: (sent + 1..=until)
-                        .map(|sequence| self.script.delivery(self.spool, sequence))
-                        .collect(),
-                };
+                let batch = self.batch(batch_number, sent + 1..=until);
                 sent = until;
                 // If the stream has ended, its end is read below.
-                let _ = to_store.send(message(ToStore::Batch(batch))).await;
+                let _ = to_store.send(batch).await;
             }
             match next(&mut from_store).await? {
                 Some(ToGateway::Committed(committed)) => {
@@ -164,11 +171,58 @@ impl Feeding {
                 Some(ToGateway::Ready(_) | ToGateway::Redecode(_)) | None => {}
             }
             if self.dice.once_in(LEAVES_ONCE_IN) {
-                self.left = Some((to_store, from_store));
+                self.left = Some(Left {
+                    to_store,
+                    from_store,
+                    batch_number,
+                    sent,
+                });
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    fn batch(&self, batch_number: u64, sequences: RangeInclusive<u64>) -> v1::IngestRequest {
+        let deliveries = sequences
+            .map(|sequence| self.script.delivery(self.spool, sequence))
+            .collect();
+        message(ToStore::Batch(v1::IngestBatch {
+            batch_number,
+            deliveries,
+        }))
+    }
+
+    /// Sends on a stream although a newer one is ready, and sees to it that nothing comes of it.
+    fn overstay(&self, mut left: Left) {
+        let until = (left.sent + 4).min(self.script.lengths[self.spool]);
+        if left.sent == until {
+            return;
+        }
+        let batch = self.batch(left.batch_number + 1, left.sent + 1..=until);
+        let progress = self.progress.clone();
+        tokio::spawn(async move {
+            // If the stream has ended, its end is read below.
+            let _ = left.to_store.send(batch).await;
+            loop {
+                match next(&mut left.from_store).await {
+                    Ok(Some(ToGateway::Committed(committed)))
+                        if committed.batch_number > left.batch_number =>
+                    {
+                        let what = format!("a stream commits after a newer one: {committed:?}");
+                        progress.send_modify(|fed| {
+                            fed.broken.get_or_insert(what);
+                        });
+                    }
+                    Ok(_) => {}
+                    Err(status) => {
+                        let fenced = reason_of(&status) == Some(ErrorReason::SpoolFenced);
+                        progress.send_modify(|fed| fed.fenced += usize::from(fenced));
+                        return;
+                    }
+                }
+            }
+        });
     }
 
     fn acknowledged(&self, committed: &v1::IngestCommitted, sent: u64) {
@@ -193,9 +247,10 @@ impl Feeding {
 
     /// Notes why a stream ended, where that is more than a replica's death or end.
     fn note(&self, status: &Status) {
-        if reason_of(status) == Some(ErrorReason::SpoolFenced) {
-            self.progress.send_modify(|fed| fed.fenced += 1);
-        } else if reason_of(status).is_some() && status.code() != Code::Unavailable {
+        let reason = reason_of(status);
+        // A hello that was given up may be read late, and fence the stream after it.
+        let fenced = reason == Some(ErrorReason::SpoolFenced);
+        if reason.is_some() && !fenced && status.code() != Code::Unavailable {
             self.found(status.to_string());
         }
     }
