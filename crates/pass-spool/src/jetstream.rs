@@ -320,6 +320,11 @@ impl Spool for JetStreamSpool {
             .await
             .map_err(|error| RewindError::Unavailable(with_sources(&error).into()))?;
         let last = info.state.last_sequence;
+        let known = self.shared.figures().last;
+        if last < known {
+            let reason = format!("the stream ends at {last} but ended at {known}");
+            return Err(RewindError::Unavailable(reason.into()));
+        }
         if after.0 > last {
             return Err(RewindError::Ahead { last });
         }

@@ -8,7 +8,7 @@ use async_nats::jetstream::stream::Info;
 
 use super::link::{Link, config_check, payload_check, spool_id, with_sources};
 use super::options::{HEADER_BYTES, JetStreamOptions};
-use super::proof;
+use super::proof::{self, Holder, Proven};
 use super::shared::{Gate, Shared, Standing};
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -20,10 +20,13 @@ const PROOF_AGE_MAX: Duration = Duration::from_secs(30);
 /// After this long a proof that failed is tried again.
 const PROOF_RETRY: Duration = Duration::from_secs(2);
 
+/// A stream that still ends before what is known to be stored after this long has lost it.
+pub(super) const BEHIND_MAX: Duration = Duration::from_secs(5);
+
 /// What was last said about durability, and of whom.
 struct Proof {
     epoch: u64,
-    holders: Vec<String>,
+    holders: Vec<Holder>,
     at: Instant,
     result: Result<(), Arc<str>>,
 }
@@ -33,7 +36,10 @@ pub(super) struct Overseer {
     pub(super) link: Link,
     pub(super) options: Arc<JetStreamOptions>,
     proof: Option<Proof>,
+    proven: Proven,
     heard: Instant,
+    /// Since when the stream ends before what is known to be stored.
+    behind_since: Option<Instant>,
 }
 
 impl Overseer {
@@ -43,7 +49,9 @@ impl Overseer {
             link,
             options,
             proof: None,
+            proven: Proven::new(),
             heard: Instant::now(),
+            behind_since: None,
         }
     }
 
@@ -98,7 +106,7 @@ impl Overseer {
     }
 
     /// Whether this is still the stream that was opened, as it must be.
-    fn judge(&self, info: &Info, known: u64) -> Gate {
+    fn judge(&mut self, info: &Info, known: u64) -> Gate {
         let stream = &self.options.stream;
         let last = info.state.last_sequence;
         if spool_id(&info.config) != Some(self.shared.id) {
@@ -111,8 +119,15 @@ impl Overseer {
                 "stream {stream} ends at {last} but ended at {known}: it was restored, or the servers lost records that they had \
                  acknowledged"
             );
-            return Gate::Poisoned(reason.into());
+            // A new leader of a cluster may know the end a moment later.
+            let since = *self.behind_since.get_or_insert_with(Instant::now);
+            return if since.elapsed() < BEHIND_MAX {
+                Gate::Unfit(reason.into())
+            } else {
+                Gate::Poisoned(reason.into())
+            };
         }
+        self.behind_since = None;
         let fits = config_check(&self.options, &info.config)
             .map_err(|detail| format!("stream {stream}: {detail}"))
             .and_then(|()| payload_check(&self.options, self.link.client.max_payload()));
@@ -168,7 +183,7 @@ impl Overseer {
             proof.epoch == epoch && proof.holders == holders && proof.at.elapsed() < age_max
         });
         if !current {
-            let result = proof::prove(&self.options, &holders)
+            let result = proof::prove(&self.options, &holders, &mut self.proven)
                 .await
                 .map_err(Arc::from);
             self.proof = Some(Proof {

@@ -4,7 +4,7 @@
 //! holds a copy of the stream, matched by server name.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Info;
 use futures_util::future::join_all;
@@ -18,6 +18,10 @@ use super::options::JetStreamOptions;
 
 /// How long one server's monitoring may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// A server that the stream's leader has not heard of for this long is away.
+const AWAY_AFTER: Duration = Duration::from_secs(10);
+/// For how long a server is believed that was proven and does not answer.
+const PROVEN_FOR: Duration = Duration::from_secs(60);
 /// The largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -39,30 +43,53 @@ struct JetStreamConfig {
     sync_always: bool,
 }
 
-/// The names of the servers that hold the stream.
-pub(super) fn holders(info: &Info, connected_to: &str) -> Vec<String> {
-    let mut names: Vec<String> = match &info.cluster {
-        Some(cluster)
-            if cluster
-                .leader
-                .as_deref()
-                .is_some_and(|name| !name.is_empty()) =>
-        {
-            cluster
-                .leader
-                .iter()
-                .cloned()
-                .chain(cluster.replicas.iter().map(|peer| peer.name.clone()))
-                .collect()
-        }
-        Some(_) | None => vec![connected_to.to_owned()],
-    };
-    names.sort();
-    names
+/// A server that holds a copy of the stream.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Holder {
+    pub(super) name: String,
+    /// The others don't hear of it, so it acknowledges nothing.
+    pub(super) away: bool,
 }
 
-/// Proves that every one of `holders` syncs before it acknowledges; the error names the setting and the fix.
-pub(super) async fn prove(options: &JetStreamOptions, holders: &[String]) -> Result<(), String> {
+/// The servers that hold the stream.
+pub(super) fn holders(info: &Info, connected_to: &str) -> Vec<Holder> {
+    let here = |name: &str| Holder {
+        name: name.to_owned(),
+        away: false,
+    };
+    let cluster = info.cluster.as_ref();
+    let Some(leader) = cluster
+        .and_then(|cluster| cluster.leader.as_deref())
+        .filter(|name| !name.is_empty())
+    else {
+        return vec![here(connected_to)];
+    };
+    let mut holders = vec![here(leader)];
+    holders.extend(
+        cluster
+            .iter()
+            .flat_map(|cluster| &cluster.replicas)
+            .map(|peer| Holder {
+                name: peer.name.clone(),
+                away: peer.offline || peer.active > AWAY_AFTER,
+            }),
+    );
+    holders.sort();
+    holders
+}
+
+/// When which server was last proven to sync.
+pub(super) type Proven = HashMap<String, Instant>;
+
+/// Proves that the servers sync before they acknowledge; the error names the setting and the fix.
+///
+/// All must be proven, but for those whose monitoring does not answer and that are away, or were proven less than a
+/// minute ago: a server that dies must not stop the others. More than half must be proven in any case.
+pub(super) async fn prove(
+    options: &JetStreamOptions,
+    holders: &[Holder],
+    proven: &mut Proven,
+) -> Result<(), String> {
     const OR: &str =
         "or accept the loss of acknowledged deliveries at a power cut with allow_unsynced";
     if holders.len() < options.replicas {
@@ -94,24 +121,39 @@ pub(super) async fn prove(options: &JetStreamOptions, holders: &[String]) -> Res
             Err(trouble) => troubles = format!("{troubles} ({trouble})"),
         }
     }
-    for name in holders {
+    proven.retain(|name, at| at.elapsed() < PROVEN_FOR && synced.get(name) != Some(&false));
+    let mut sure = 0;
+    for Holder { name, away } in holders {
         match synced.get(name) {
-            Some(true) => {}
+            Some(true) => {
+                proven.insert(name.clone(), Instant::now());
+                sure += 1;
+            }
             Some(false) => {
                 return Err(format!(
                     "NATS server {name} acknowledges before it syncs: set sync_interval: always in the jetstream section \
                      of its configuration, {OR}"
                 ));
             }
-            None => {
-                return Err(format!(
-                    "no address of monitoring_urls speaks for NATS server {name}, so it is not proven that it syncs \
-                     before it acknowledges{troubles}: add or correct its address, {OR}"
-                ));
-            }
+            None if proven.contains_key(name) => sure += 1,
+            None if *away => {}
+            None => return Err(unheard(name, &troubles, OR)),
         }
     }
-    Ok(())
+    match holders
+        .iter()
+        .find(|holder| !proven.contains_key(&holder.name))
+    {
+        Some(missing) if 2 * sure <= holders.len() => Err(unheard(&missing.name, &troubles, OR)),
+        _ => Ok(()),
+    }
+}
+
+fn unheard(name: &str, troubles: &str, or: &str) -> String {
+    format!(
+        "no address of monitoring_urls speaks for NATS server {name}, so it is not proven that it syncs before it \
+         acknowledges{troubles}: add or correct its address, {or}"
+    )
 }
 
 async fn varz(base: &str) -> Result<Varz, String> {

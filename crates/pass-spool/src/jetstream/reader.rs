@@ -54,6 +54,12 @@ impl Acks {
         self.with(VecDeque::clear);
     }
 
+    /// Where the first of them is acknowledged.
+    #[cfg(test)]
+    pub(super) fn first(&self) -> Option<Subject> {
+        self.with(|acks| acks.front().map(|(_, subject)| subject.clone()))
+    }
+
     /// Takes out everything up to `through`; returns where the last of it is acknowledged.
     pub(super) fn settled(&self, through: u64) -> Option<Subject> {
         self.with(|acks| {

@@ -4,7 +4,7 @@
 //! minute and more often while room is short, and only after the other side has said in this term where it stands.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::link::{Link, with_sources};
 use super::options::JetStreamOptions;
@@ -23,17 +23,17 @@ pub(super) struct Retention {
 
 impl Retention {
     pub(super) async fn run(self) {
+        let mut swept = Instant::now();
         loop {
+            tokio::time::sleep(SHORT_INTERVAL).await;
             let short = {
                 let figures = self.shared.figures();
                 figures.refused_bytes.is_some() || figures.bytes > figures.bytes_max / 2
             };
-            tokio::time::sleep(if short {
-                SHORT_INTERVAL
-            } else {
-                SWEEP_INTERVAL
-            })
-            .await;
+            if !short && swept.elapsed() < SWEEP_INTERVAL {
+                continue;
+            }
+            swept = Instant::now();
             if let Err(reason) = self.sweep().await {
                 tracing::warn!(
                     reason,

@@ -1,15 +1,22 @@
 //! Tests of the JetStream spool, each over a server of its own.
 
-use std::time::Duration;
+mod belief;
+mod faults;
+mod retention;
+mod turns;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use test_kit::{NatsSettings, TestNats};
+use test_kit::{NatsSettings, TestNats, wait_for};
 
 use super::JetStreamSpool;
 use super::options::JetStreamOptions;
 use crate::suite::{SpoolFixture, fresh_id};
-use crate::{Sequence, Spool};
+use crate::{Sequence, Spool, SpoolHealth};
 
 /// No wait may take longer.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -103,4 +110,14 @@ async fn lease_numbers(spool: &JetStreamSpool, upto: u64) -> Vec<u64> {
         }
     }
     numbers
+}
+
+async fn wait_health(spool: &JetStreamSpool, wanted: &SpoolHealth) {
+    let outcome = wait_for("the spool's health", DEADLINE, async || {
+        match spool.status().health {
+            health if health == *wanted => Ok(()),
+            health => Err(format!("{health:?}")),
+        }
+    });
+    outcome.await.expect("health changes");
 }

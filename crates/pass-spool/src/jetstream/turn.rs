@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::link::{Link, with_sources};
+use super::overseer::BEHIND_MAX;
 use super::shared::{Gate, Shared, Term};
 
 /// The one key.
@@ -60,6 +61,8 @@ pub(super) struct TurnKeeper {
     looked: Option<Instant>,
     terms: u64,
     troubled: bool,
+    /// Since when the stream ends before what is settled.
+    behind_since: Option<Instant>,
 }
 
 impl TurnKeeper {
@@ -74,6 +77,7 @@ impl TurnKeeper {
             looked: None,
             terms: 0,
             troubled: false,
+            behind_since: None,
         }
     }
 
@@ -190,12 +194,19 @@ impl TurnKeeper {
             Some(_) | None => 0,
         };
         if settled > last {
+            // A new leader of a cluster may know the end a moment later.
+            if self.behind_since.get_or_insert_with(Instant::now).elapsed() < BEHIND_MAX {
+                return Err(format!(
+                    "the stream ends at {last}, before the settled {settled}"
+                ));
+            }
             tracing::error!(
                 settled,
                 last,
                 "the stream ends before what was settled: it was restored to an earlier moment or lost records"
             );
         }
+        self.behind_since = None;
         let settled = settled.min(last);
         let began = Instant::now();
         let revision = found.map_or(0, |(revision, _)| revision);

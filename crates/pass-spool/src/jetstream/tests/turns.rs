@@ -1,0 +1,165 @@
+//! Several gateways on one spool.
+
+use std::time::Instant;
+
+use test_kit::ChaosProxy;
+
+use super::*;
+use crate::{LeaseError, RewindError, SettleError};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_one_in_turn_leases_what_all_append() {
+    let bench = Bench::start().await;
+    let (one, other) = (bench.open_in_turn().await, bench.open().await);
+    for number in (1..=20).step_by(2) {
+        append(&one, number..=number).await;
+        append(&other, number + 1..=number + 1).await;
+    }
+    assert_eq!(lease_numbers(&one, 20).await, (1..=20).collect::<Vec<_>>());
+    assert!(matches!(other.lease(1, 1).await, Err(LeaseError::TurnLost)));
+    assert!(matches!(
+        other.settle(Sequence(1)).await,
+        Err(SettleError::Unavailable(_))
+    ));
+    assert!(matches!(
+        other.rewind(Sequence(0)).await,
+        Err(RewindError::Unavailable(_))
+    ));
+    one.settle(Sequence(15)).await.expect("settle succeeds");
+    let told = |spool: &JetStreamSpool| {
+        let status = spool.status();
+        (
+            status.last_durable.0,
+            status.settled.0,
+            status.unsettled_records,
+            status.oldest_kept.0,
+            status.disk_bytes,
+        )
+    };
+    wait_for("the same figures", DEADLINE, async || {
+        let (one, other) = (told(&one), told(&other));
+        if one == other && one.1 == 15 && one.2 == 5 {
+            Ok(())
+        } else {
+            Err(format!("{one:?} {other:?}"))
+        }
+    })
+    .await
+    .expect("both tell the same");
+    wait_for("an age", DEADLINE, async || {
+        match (
+            one.status().oldest_unsettled_age,
+            other.status().oldest_unsettled_age,
+        ) {
+            (Some(one), Some(other)) => {
+                assert!(one < DEADLINE && other < DEADLINE);
+                Ok(())
+            }
+            ages => Err(format!("{ages:?}")),
+        }
+    })
+    .await
+    .expect("ages are told");
+    one.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_hands_the_turn_over_at_once() {
+    let bench = Bench::start().await;
+    let (one, other) = (bench.open_in_turn().await, bench.open().await);
+    append(&one, 1..=10).await;
+    lease_numbers(&one, 10).await;
+    one.settle(Sequence(6)).await.expect("settle succeeds");
+    let waiting = tokio::time::timeout(Duration::from_millis(300), other.turn()).await;
+    assert!(waiting.is_err(), "two have the turn");
+    let began = Instant::now();
+    one.close().await;
+    in_turn(&other).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "took {:?}",
+        began.elapsed()
+    );
+    assert_eq!(other.status().settled, Sequence(6));
+    assert_eq!(lease_numbers(&other, 10).await, [7, 8, 9, 10]);
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_gateways_turn_is_taken_over_within_six_seconds() {
+    let bench = Bench::start().await;
+    let (one, other) = (bench.open_in_turn().await, bench.open().await);
+    append(&one, 1..=10).await;
+    lease_numbers(&one, 10).await;
+    one.settle(Sequence(4)).await.expect("settle succeeds");
+    wait_for(
+        "a renewal that carries the mark",
+        DEADLINE,
+        async || match other.status().settled {
+            Sequence(4) => Ok(()),
+            settled => Err(settled),
+        },
+    )
+    .await
+    .expect("mark is written");
+    // Dropped without closing, nothing is given back, as when the process is killed.
+    drop(one);
+    let began = Instant::now();
+    in_turn(&other).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(6),
+        "took {:?}",
+        began.elapsed()
+    );
+    assert_eq!(lease_numbers(&other, 10).await, [5, 6, 7, 8, 9, 10]);
+    append(&other, 11..=11).await;
+    assert_eq!(lease_numbers(&other, 11).await, [11]);
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_is_cut_off_stops_before_another_begins_and_waits_for_the_next_turn() {
+    let bench = Bench::start().await;
+    let proxy = ChaosProxy::start(bench.nats.address())
+        .await
+        .expect("proxy starts");
+    let mut behind = bench.options.clone();
+    behind.servers = vec![format!("nats://{}", proxy.address())];
+    let one = JetStreamSpool::open(behind).await.expect("spool opens");
+    in_turn(&one).await;
+    let other = bench.open().await;
+    append(&other, 1..=2).await;
+    assert_eq!(lease_numbers(&one, 2).await, [1, 2]);
+
+    proxy.refuse(true);
+    proxy.cut_all().await;
+    let lost = async {
+        let lost = tokio::time::timeout(DEADLINE, one.lease(1, 1))
+            .await
+            .expect("lease ends");
+        assert!(matches!(lost, Err(LeaseError::TurnLost)), "{lost:?}");
+        Instant::now()
+    };
+    let taken = async {
+        in_turn(&other).await;
+        Instant::now()
+    };
+    let (lost, taken) = tokio::join!(lost, taken);
+    assert!(lost <= taken, "two had the turn for {:?}", lost - taken);
+    assert_eq!(lease_numbers(&other, 2).await, [1, 2]);
+
+    proxy.refuse(false);
+    let early = tokio::time::timeout(Duration::from_secs(3), one.turn()).await;
+    assert!(early.is_err(), "the turn was taken from a live holder");
+    assert!(matches!(
+        one.settle(Sequence(2)).await,
+        Err(SettleError::Unavailable(_))
+    ));
+    other.settle(Sequence(2)).await.expect("settle succeeds");
+    other.close().await;
+    in_turn(&one).await;
+    append(&one, 3..=3).await;
+    assert_eq!(lease_numbers(&one, 3).await, [3]);
+    one.close().await;
+}
