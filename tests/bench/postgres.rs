@@ -83,7 +83,7 @@ pub(crate) async fn run(plan: &Plan) -> Result<()> {
 
 /// Version and settings of a server, in one line.
 pub(crate) async fn about(server: &TestPostgres) -> Result<String> {
-    let settings = "SELECT string_agg(name || ' ' || setting || coalesce(unit, ''), ', ' ORDER BY name) FROM pg_settings \
+    let settings = "SELECT string_agg(name || ' ' || current_setting(name), ', ' ORDER BY name) FROM pg_settings \
         WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit', 'wal_sync_method', 'shared_buffers', \
         'max_wal_size', 'server_version')";
     let settings = server.sql(&server.url("postgres"), settings).await?;

@@ -149,12 +149,16 @@ impl Stalled {
 
     /// Makes sure that the server has kept it until now, though it read nothing.
     pub(crate) async fn check(mut self) -> Result<()> {
-        let frame = self.frames.message().await.context("it was cut")?;
-        let frame = frame.context("its stream was ended")?;
-        if frame.events.is_none() {
-            bail!("it was sent no events");
+        loop {
+            let frame = self.frames.message().await.context("it was cut")?;
+            let frame = frame.context("its stream was ended")?;
+            if frame.closing.is_some() {
+                bail!("its stream was closed");
+            }
+            if frame.events.is_some() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 }
 
