@@ -105,7 +105,14 @@ mod tests {
     #[test]
     fn the_watchdog_ends_the_last_process_that_it_was_told_of_and_removes_the_files() {
         let mut home = Home::new("passline-home-", "TERM").unwrap();
-        let sleeper = || Command::new("sleep").arg("1000").spawn().unwrap();
+        let sleeper = || {
+            Command::new("sleep")
+                .arg("60")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap()
+        };
         let (mut spared, mut ended) = (sleeper(), sleeper());
         home.guard(Some(spared.id())).unwrap();
         home.guard(None).unwrap();
