@@ -127,7 +127,7 @@ pub struct GetArgs {
     /// Show this delivery with its body: del_… or deliveries/del_….
     #[arg(long, value_name = "DELIVERY")]
     pub delivery: Option<String>,
-    /// Where pass-state is.
+    /// Where pass-state is; several replicas separated by commas.
     #[arg(long, default_value = "http://127.0.0.1:50051")]
     pub server: String,
 }
@@ -147,7 +147,7 @@ pub struct TailArgs {
     /// End at the log's present end instead of waiting for more.
     #[arg(long)]
     pub stop_at_head: bool,
-    /// Where pass-state is.
+    /// Where pass-state is; several replicas separated by commas.
     #[arg(long, default_value = "http://127.0.0.1:50051")]
     pub server: String,
 }

@@ -185,6 +185,35 @@ mod tests {
         assert_eq!(both.gateway.sources.len(), 1);
     }
 
+    /// `up` takes them as well; whether the servers are there is seen when it starts.
+    #[test]
+    fn a_file_may_name_servers_for_both_services() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passline.toml");
+        let text = "[gateway.spool]\nbackend = \"jetstream\"\n[gateway.spool.jetstream]\nservers = [\"nats://a:4222\"]\n\
+                    token = { env = \"NATS_TOKEN\" }\n[pass_state.store]\nbackend = \"postgres\"\n\
+                    [pass_state.store.postgres]\nurl = { env = \"DATABASE_URL\" }\n";
+        std::fs::write(&path, text).unwrap();
+        let env = [
+            ("NATS_TOKEN", "canary"),
+            ("DATABASE_URL", "postgres://canary@db/passline"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let both = load(&path, true, &env).unwrap_or_else(|faults| panic!("{faults:#?}"));
+        assert_eq!(both.gateway.spool.jetstream.servers, ["nats://a:4222"]);
+
+        let applied = format!("{text}[gateway.ack]\nmode = \"applied\"\n");
+        std::fs::write(&path, applied).unwrap();
+        let found = load(&path, true, &env).err().unwrap();
+        assert!(
+            found.len() == 1 && found[0].starts_with("gateway.ack.mode "),
+            "{found:?}"
+        );
+        let found = load(&path, true, &[]).err().unwrap().join("\n");
+        assert!(found.contains("DATABASE_URL"), "{found}");
+        assert!(!found.contains("canary"), "{found}");
+    }
+
     #[test]
     fn the_services_own_examples_fit_under_their_tables() {
         let services = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../services");
