@@ -62,7 +62,8 @@ pub struct SpoolHello {
     /// The gateway's id, for people.
     pub gateway: String,
     /// The highest sequence the store ever acknowledged to it; 0 if none. If it is above what the store
-    /// has, the database was put back in time: the store changes the log's epoch in the same transaction.
+    /// has, the database was put back in time: the store changes the log's epoch in the same transaction,
+    /// unless that was done already, on account of another spool or an earlier hello.
     pub settled_sequence: u64,
     /// The oldest sequence the spool still holds; 0 if it is empty. Sequences lost on both sides are
     /// remembered as missing.
@@ -76,7 +77,8 @@ pub struct SpoolOpened {
     pub generation: u64,
     /// The last committed sequence; 0 if none.
     pub committed_sequence: u64,
-    /// True if the database had gone back in time, so that the epoch was changed.
+    /// True if the database had gone back in time and nobody had noticed before, so that the epoch was
+    /// changed.
     pub epoch_changed: bool,
     /// Sequences that neither side holds any more (first and last), if any are known.
     pub missing: Option<(u64, u64)>,

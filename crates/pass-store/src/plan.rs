@@ -332,6 +332,25 @@ impl<'a> Planner<'a> {
         wanted
     }
 
+    /// Numbers what is to come from other starts than the head's: the last position, pass and delivery before.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn planted_start(&mut self, [position, pass, delivery]: [u64; 3]) {
+        self.first_position = position;
+        self.head.position = position;
+        self.head.last_pass_number = pass;
+        self.head.last_delivery_number = delivery;
+    }
+
+    /// How many events and passes these deliveries make; of passes, at most.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn planted_counts(&self, resolved: &[Resolved<'a>]) -> [u64; 2] {
+        let events = |resolved: &Resolved<'a>| match &resolved.class {
+            Class::Facts(facts) => facts.new.len() as u64,
+            Class::Known | Class::Control | Class::Undecodable { .. } => 0,
+        };
+        [resolved.iter().map(events).sum(), self.slots.len() as u64]
+    }
+
     /// Takes all recorded facts of a pass, in any order.
     pub(crate) fn history_loaded(
         &mut self,

@@ -232,6 +232,19 @@ impl SqlStore {
                 fatal: false,
             },
         };
+        // Two transactions that do not wait for each other may meet in a unique key.
+        #[cfg(feature = "planted-bugs")]
+        let meaning = match (&self.database, meaning.error) {
+            (Database::Postgres(server), Error::Refused(text))
+                if server.writer.planted.sequence_positions =>
+            {
+                Meaning {
+                    error: Error::Unavailable(text),
+                    fatal: false,
+                }
+            }
+            (_, error) => Meaning { error, ..meaning },
+        };
         if meaning.fatal {
             tracing::error!(error = %error, "the database cannot be trusted any more; stop and start anew");
             self.fatal.send_if_modified(|reason| {

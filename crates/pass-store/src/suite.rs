@@ -38,6 +38,7 @@ macro_rules! store_suite {
             spools a_newer_stream_fences_the_older;
             spools sequences_are_committed_once_and_without_gaps;
             spools a_database_that_went_back_gets_a_new_epoch;
+            spools spools_that_notice_together_change_the_epoch_once;
             spools an_epoch_can_be_rotated;
             spools a_dropped_append_happened_whole_or_not_at_all;
             quarantine a_replayed_delivery_is_applied_once_as_of_its_receive_time;

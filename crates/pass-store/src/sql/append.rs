@@ -125,6 +125,13 @@ impl SqlStore {
             .collect();
         self.load_histories(&transaction, &mut planner, &resolved)
             .await?;
+        #[cfg(feature = "planted-bugs")]
+        if let Some(transaction) = self.planted(&transaction) {
+            let [events, passes] = planner.planted_counts(&resolved);
+            let deliveries = resolved.len() as u64;
+            let starts = transaction.planted_take(events, passes, deliveries);
+            planner.planted_start(starts.await?);
+        }
         let mut steps = selected
             .fresh
             .chunks(PLANNED_AT_ONCE)
@@ -144,6 +151,8 @@ impl SqlStore {
         };
         let written_bytes = self.write(&transaction, record_micros, made).await?;
         let head = planner.finish()?;
+        #[cfg(feature = "planted-bugs")]
+        let head = self.planted_end(&transaction, head).await?;
         let moved = parts
             .iter()
             .zip(&selected.parts)
@@ -202,6 +211,34 @@ impl SqlStore {
             }
             _ => unreachable!("a transaction is of its store's kind"),
         }
+    }
+
+    /// The transaction, if its positions come from a sequence.
+    #[cfg(feature = "planted-bugs")]
+    fn planted<'t>(&self, transaction: &'t Transaction) -> Option<&'t postgres::Transaction> {
+        match (&self.database, transaction) {
+            (Database::Postgres(server), Transaction::Postgres(transaction))
+                if server.writer.planted.sequence_positions =>
+            {
+                Some(transaction)
+            }
+            _ => None,
+        }
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    async fn planted_end(
+        &self,
+        transaction: &Transaction,
+        mut head: HeadRow,
+    ) -> Result<HeadRow, Failure> {
+        if let Database::Postgres(server) = &self.database {
+            server.writer.planted.delay().await;
+        }
+        if let Some(transaction) = self.planted(transaction) {
+            transaction.planted_merge(&mut head).await?;
+        }
+        Ok(head)
     }
 
     async fn spools_progress(

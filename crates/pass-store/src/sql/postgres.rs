@@ -9,6 +9,8 @@ mod connect;
 mod error;
 mod migrate;
 mod outbox;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod readers;
 mod seen;
 mod statement;
@@ -43,6 +45,8 @@ pub(super) async fn open(options: PostgresOptions) -> Result<(Server, Readers), 
     // The first look is at the server; a schema on one that is unfit is left alone.
     let first = connector.connect_first().await?;
     migrate::migrate(&connector).await?;
+    #[cfg(feature = "planted-bugs")]
+    planted::prepare(&connector).await?;
     let seen = Arc::new(Seen::default());
     let writer = Arc::new(Writer::new(connector.clone(), first, Arc::clone(&seen)));
     let readers = Readers::new(&connector, &writer, &seen);
@@ -96,6 +100,12 @@ pub struct PostgresOptions {
     /// Whether to tell other processes of commits, and to listen to theirs. False where a proxy stands
     /// between that pools transactions.
     pub notifications: bool,
+    /// A fault on purpose: positions come from a sequence and the head is not locked first.
+    #[cfg(feature = "planted-bugs")]
+    pub planted_sequence_positions: bool,
+    /// Every append sleeps for a random time below this between taking positions and the commit.
+    #[cfg(feature = "planted-bugs")]
+    pub transaction_delay_max: Duration,
 }
 
 impl PostgresOptions {
@@ -113,6 +123,10 @@ impl PostgresOptions {
             idle_in_transaction_timeout: Duration::from_secs(30),
             commit_timeout: Duration::from_secs(30),
             notifications: true,
+            #[cfg(feature = "planted-bugs")]
+            planted_sequence_positions: false,
+            #[cfg(feature = "planted-bugs")]
+            transaction_delay_max: Duration::ZERO,
         }
     }
 }
@@ -130,6 +144,7 @@ impl std::fmt::Debug for PostgresOptions {
             idle_in_transaction_timeout,
             commit_timeout,
             notifications,
+            ..
         } = self;
         f.debug_struct("PostgresOptions")
             .field("url", &"[REDACTED]")

@@ -56,9 +56,14 @@ impl SqlStore {
         });
         let committed = unsigned(known.committed_sequence)?;
         let went_back = hello.settled_sequence > committed;
-        // If the epoch is not the one in which the spool was last heard of, somebody noticed before. One
-        // change is enough for all spools: cursors from before it are refused already.
+        // If the epoch is not the one in which the spool's place was last in order, somebody noticed before:
+        // this spool, another one or a replica. One change is enough: cursors from before it are refused.
         let noticed = known.epoch != 0 && known.epoch.cast_unsigned() != head.epoch;
+        let in_order = match known.epoch.cast_unsigned() {
+            _ if !went_back => None,
+            0 => Some(head.epoch),
+            epoch => Some(epoch),
+        };
         let epoch_changed = went_back && !noticed;
         if went_back {
             tracing::warn!(
@@ -99,7 +104,8 @@ impl SqlStore {
             generation: Set(generation.cast_signed()),
             committed_sequence: Set(committed.cast_signed()),
             missing: Set(missing_text),
-            epoch: Set(head.epoch.cast_signed()),
+            // Until it refills the log, what it says is no news.
+            epoch: Set(in_order.unwrap_or(head.epoch).cast_signed()),
         };
         let overwrite = OnConflict::column(spool::Column::SpoolId)
             .update_columns([

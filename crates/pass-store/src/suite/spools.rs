@@ -169,7 +169,13 @@ pub async fn a_database_that_went_back_gets_a_new_epoch(store: Arc<dyn PassStore
             opened.epoch_changed,
             opened.missing
         ),
-        (4, true, Some((3, 4)))
+        (4, false, Some((3, 4))),
+        "it was noticed before"
+    );
+    assert_eq!(
+        store.head().await.expect("read"),
+        after,
+        "one change is enough"
     );
     let mut feed = Feed {
         generation: opened.generation,
@@ -198,6 +204,46 @@ pub async fn a_database_that_went_back_gets_a_new_epoch(store: Arc<dyn PassStore
     assert_eq!(whole_log(&*store).await.len(), 4);
     let absurd = store.spool_open(&says(u64::MAX, u64::MAX)).await;
     assert!(matches!(absurd, Err(Error::Refused(_))), "{absurd:?}");
+}
+
+/// However many spools notice that the database went back, the epoch changes once; a rotation in between
+/// does not hide a later loss.
+pub async fn spools_that_notice_together_change_the_epoch_once(store: Arc<dyn PassStore>) {
+    for id in 1..=3_u8 {
+        Feed::open(&store, id)
+            .await
+            .append([updated(u64::from(id))])
+            .await;
+    }
+    let went_back = |id| SpoolHello {
+        settled_sequence: 9,
+        oldest_sequence: 1,
+        ..hello(id)
+    };
+    let rotated = store.epoch_rotate().await.expect("rotated");
+    let mut changes = 0;
+    for id in [1, 2, 3, 2, 1] {
+        let opened = store.spool_open(&went_back(id)).await.expect("opened");
+        assert_eq!((opened.committed_sequence, opened.missing), (1, None));
+        changes += u32::from(opened.epoch_changed);
+    }
+    assert_eq!(changes, 1);
+    assert_ne!(store.head().await.expect("read").epoch, rotated.epoch);
+    // Once a spool has refilled, its word counts again.
+    let mut feed = Feed::open(&store, 2).await;
+    feed.append((4..=11).map(updated)).await;
+    let settled = SpoolHello {
+        settled_sequence: 20,
+        oldest_sequence: 1,
+        ..hello(2)
+    };
+    assert!(
+        store
+            .spool_open(&settled)
+            .await
+            .expect("opened")
+            .epoch_changed
+    );
 }
 
 /// Rotating changes the epoch and nothing else.

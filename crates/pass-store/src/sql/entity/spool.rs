@@ -11,7 +11,7 @@ pub(crate) struct Model {
     pub(crate) generation: i64,
     pub(crate) committed_sequence: i64,
     pub(crate) missing: String,
-    /// The log's epoch when the row last changed; 0 if an older release wrote it.
+    /// The log's epoch when the spool's place was last in order; 0 if an older release wrote it.
     pub(crate) epoch: i64,
 }
 

@@ -70,9 +70,14 @@ pub(super) fn meaning_of_opening(error: &DbErr) -> Error {
         },
         Some(sqlx::Error::Tls(_)) => "check sslmode and sslrootcert, and the server's certificate",
         Some(sqlx::Error::Configuration(_)) => "correct the URL",
-        Some(sqlx::Error::Io(io)) if io.kind() == std::io::ErrorKind::InvalidData => {
-            "check sslmode and sslrootcert, and the server's certificate"
-        }
+        Some(sqlx::Error::Io(io)) => match io.kind() {
+            std::io::ErrorKind::InvalidData
+            | std::io::ErrorKind::NotFound
+            | std::io::ErrorKind::PermissionDenied => {
+                "check sslmode and sslrootcert, and the server's certificate"
+            }
+            _ => return meaning(error),
+        },
         _ => return meaning(error),
     };
     Error::Unfit(format!("{}; {fix}", meaning(error)))

@@ -14,6 +14,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Statem
 use tokio::time::timeout;
 
 use super::connect::{Connector, IDLE_UNTRIED_MAX};
+use super::error::is_lost_connection;
 use super::seen::{Mark, Seen, Verdict};
 use super::statement::{self, Bound, bound, failed, timed_out};
 use super::transaction::{Writer, found_digest, millis};
@@ -60,7 +61,19 @@ impl Readers {
         }
     }
 
-    async fn rows(&self, query: Bound) -> Result<Vec<QueryResult>, DbErr> {
+    /// Runs a statement; again on another connection if one turns out to be gone, as all do after a restart
+    /// of the server. Nothing is written here, so that is harmless.
+    async fn rows(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        let mut tries_left = self.pool.options().get_max_connections();
+        loop {
+            match self.rows_once(bound(statement.clone())?).await {
+                Err(error) if is_lost_connection(&error) && tries_left > 0 => tries_left -= 1,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn rows_once(&self, query: Bound) -> Result<Vec<QueryResult>, DbErr> {
         let mut connection = self.acquire().await?;
         let answer = timeout(
             self.answer_timeout,
@@ -173,7 +186,7 @@ impl ConnectionTrait for Readers {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        self.rows(bound(statement)?).await?;
+        self.rows(statement).await?;
         Ok(PgQueryResult::default().into())
     }
 
@@ -183,10 +196,10 @@ impl ConnectionTrait for Readers {
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        Ok(self.rows(bound(statement)?).await?.into_iter().next())
+        Ok(self.rows(statement).await?.into_iter().next())
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        self.rows(bound(statement)?).await
+        self.rows(statement).await
     }
 }

@@ -44,6 +44,8 @@ pub(in crate::sql) struct Writer {
     acquire_timeout: Duration,
     answer_timeout: Duration,
     commit_timeout: Duration,
+    #[cfg(feature = "planted-bugs")]
+    pub(in crate::sql) planted: super::planted::Planted,
 }
 
 /// A writing transaction that holds the log's head. Dropped, its connection is closed.
@@ -68,6 +70,8 @@ impl Writer {
             acquire_timeout: options.acquire_timeout,
             answer_timeout: wait + ANSWER_GRACE,
             commit_timeout: options.commit_timeout,
+            #[cfg(feature = "planted-bugs")]
+            planted: super::planted::Planted::of(&connector),
             connector,
         }
     }
@@ -111,6 +115,10 @@ impl Writer {
                 .ok_or_else(|| Error::Corrupt("log_head has no row".to_owned()))?;
             let head = head_row_from(&QueryResult::from(row))?;
             transaction.locked = Mark::from(&head);
+            #[cfg(feature = "planted-bugs")]
+            if self.planted.sequence_positions {
+                return Ok((transaction, head));
+            }
             if !transaction.went_back(&self.seen, fresh).await? {
                 return Ok((transaction, head));
             }
@@ -135,6 +143,13 @@ impl Writer {
 /// statistics of a log that grew since they were made must not talk the planner out of it.
 fn begin_text(connector: &Connector) -> String {
     let options = connector.options();
+    let lock = "FOR UPDATE";
+    #[cfg(feature = "planted-bugs")]
+    let lock = if options.planted_sequence_positions {
+        ""
+    } else {
+        lock
+    };
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
          SET LOCAL statement_timeout = {}; \
@@ -142,7 +157,7 @@ fn begin_text(connector: &Connector) -> String {
          SET LOCAL idle_in_transaction_session_timeout = {}; \
          SET LOCAL enable_seqscan = off; \
          SET LOCAL jit = off; \
-         SELECT {} FROM log_head WHERE id = 1 FOR UPDATE",
+         SELECT {} FROM log_head WHERE id = 1 {lock}",
         millis(options.statement_timeout),
         millis(options.lock_timeout),
         millis(options.idle_in_transaction_timeout),
@@ -228,7 +243,7 @@ impl Transaction {
         Ok(done)
     }
 
-    async fn text(&self, text: String) -> Result<Vec<PgRow>, DbErr> {
+    pub(super) async fn text(&self, text: String) -> Result<Vec<PgRow>, DbErr> {
         let mut connection = self.taken().await?;
         let answer = timeout(self.answer_timeout, statement::text(&mut connection, text));
         let rows = answer
