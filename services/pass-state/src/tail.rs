@@ -191,14 +191,17 @@ impl Tail {
                     idle = false;
                 }
                 () = hint(&mut hints) => poll = true,
-                _ = missed.changed() => gone = *missed.borrow_and_update(),
+                _ = missed.changed() => {
+                    gone = *missed.borrow_and_update();
+                    poll = true;
+                }
                 () = sleep_until(polled + interval) => {
                     idle = true;
                     poll = true;
                 }
             }
             if poll {
-                gone = self.poll().await;
+                gone = self.poll().await.or(gone);
                 polled = Instant::now();
             }
             let gone = match gone {

@@ -371,8 +371,17 @@ impl Run<'_> {
         }
         self.consider(page.rows).await?;
         if examined > self.cursor.position {
-            let place = self.this.on.cursor_at(self.epoch, examined).await;
-            self.cursor = place.map_err(End::Failed)?;
+            let digest = self.this.on.store.digest_at(examined).await;
+            match digest.map_err(|error| End::Failed(fault::of_store(&error)))? {
+                Some(digest) => {
+                    self.cursor = Cursor {
+                        epoch: self.epoch,
+                        position: examined,
+                        digest,
+                    };
+                }
+                None => return Err(self.other_history().await),
+            }
         }
         if self.unsaid >= tail.config.bookmark_events
             || (self.unsaid > 0 && self.last_frame.elapsed() >= self.this.wish.bookmark_interval)

@@ -440,13 +440,17 @@ impl Subscriber {
     /// All frames up to the status that ends the stream; `None` is OK.
     pub(crate) async fn rest(&mut self) -> (Vec<Frame>, Option<Status>) {
         let mut frames = Vec::new();
-        loop {
-            match self.frame().await {
-                Ok(Some(frame)) => frames.push(frame),
-                Ok(None) => return (frames, None),
-                Err(status) => return (frames, Some(status)),
+        let reading = async {
+            loop {
+                match self.frame().await {
+                    Ok(Some(frame)) => frames.push(frame),
+                    Ok(None) => return None,
+                    Err(status) => return Some(status),
+                }
             }
-        }
+        };
+        let status = soon("the stream's end", reading).await;
+        (frames, status)
     }
 }
 

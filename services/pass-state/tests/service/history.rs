@@ -136,6 +136,7 @@ async fn a_new_stream_waits_until_the_log_has_the_epoch_of_its_present_history()
     write_elsewhere(&standby, 7, installs(100..120), at(3_000)).await;
     store.fail_over(standby);
     // Who resumes is the first to see it.
+    let began = std::time::Instant::now();
     let status = server.subscribe(after(&known.head_cursor)).await.err();
     let status = status.unwrap();
     assert!(
@@ -146,8 +147,29 @@ async fn a_new_stream_waits_until_the_log_has_the_epoch_of_its_present_history()
         server.log().await.epoch != known.epoch
     })
     .await;
+    assert!(began.elapsed() < Duration::from_secs(5), "by the timer");
     let mut anew = server.subscribe(from_beginning()).await.unwrap();
     assert_eq!(anew.passes(25).await[24], "pass-119");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn commits_of_our_own_on_another_history_are_no_continuation_of_the_live_stream() {
+    let (server, store, standby) = with_a_standby_that_lags(|config| {
+        config.subscriptions.poll_interval = Span::from_secs(10);
+        config.subscriptions.poll_interval_idle = Span::from_secs(10);
+    })
+    .await;
+    let mut live = server.subscribe(from_beginning()).await.unwrap();
+    live.passes(10).await;
+    write_elsewhere(&standby, 7, installs(100..120), at(3_000)).await;
+    store.fail_over(standby);
+    let mut gateway = Gateway::connect(&server, 9).await;
+    gateway.deliver(installs(200..201)).await;
+    let (frames, status) = live.rest().await;
+    assert_eq!(passes_of(&frames), Vec::<String>::new());
+    assert_eq!(reason(&status.unwrap()), Reason::CursorEpochMismatch);
+    assert_eq!(store.rotations.load(Ordering::SeqCst), 1);
     server.stop().await;
 }
 
@@ -157,28 +179,39 @@ async fn a_replica_that_finds_out_second_leaves_the_new_epoch_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let same = Faulty::new(&dir).await;
     same.fail_over(store.inner());
-    let second = Server::over(Some(same.clone()), dir, |_| {}).await;
+    let second = Server::over(Some(same.clone()), dir, |config| {
+        // It learns of nothing but by its stream's page.
+        config.subscriptions.poll_interval = Span::from_secs(10);
+        config.subscriptions.poll_interval_idle = Span::from_secs(10);
+    })
+    .await;
     let before = second.log().await;
     assert_eq!(before.head_cursor, first.log().await.head_cursor);
+    let wish = v1::SubscribeRequest {
+        batch_size: 8,
+        ..from_beginning()
+    };
+    let mut reader = first.subscribe(wish).await.unwrap();
+    reader.passes(8).await;
+    same.page_gate.forget_permits(Semaphore::MAX_PERMITS);
+    let mut live = second.subscribe(after(&reader.cursor)).await.unwrap();
+    live.started().await;
 
-    same.blind.store(true, Ordering::SeqCst);
+    write_elsewhere(&standby, 7, installs(100..120), at(3_000)).await;
     store.fail_over(standby.clone());
     same.fail_over(standby);
     eventually("a new epoch", || async {
         first.log().await.epoch != before.epoch
     })
     .await;
-    let mut live = first.subscribe(from_end()).await.unwrap();
-    live.started().await;
-    same.blind.store(false, Ordering::SeqCst);
+    same.page_gate.add_permits(1_000);
+    let (frames, status) = live.rest().await;
+    assert_eq!(passes_of(&frames), Vec::<String>::new());
+    let status = status.unwrap();
+    assert_eq!(reason(&status), Reason::CursorEpochMismatch);
     let new = first.log().await;
-    eventually("the second to see it", || async {
-        second.log().await.epoch == new.epoch
-    })
-    .await;
-    let mut gateway = Gateway::connect(&second, 3).await;
-    gateway.deliver(installs(50..51)).await;
-    assert_eq!(live.passes(1).await, ["pass-50"], "its stream goes on");
+    assert_eq!(metadata(&status, "epoch"), new.epoch);
+    assert_eq!(second.log().await.epoch, new.epoch);
     assert_eq!(store.rotations.load(Ordering::SeqCst), 1);
     assert_eq!(same.rotations.load(Ordering::SeqCst), 0);
     second.stop().await;
