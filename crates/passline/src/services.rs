@@ -63,26 +63,27 @@ impl Services {
             pass_state,
         } = both;
         let clock = Arc::new(SystemClock);
-        let pass_state = PassState::build(
+        // Boxed, since what they hold until everything is open is large.
+        let pass_state = Box::pin(PassState::build(
             pass_state,
             pass_state::Dependencies {
                 store: None,
                 clock: Arc::clone(&clock) as _,
                 data_dir: directory.path().to_owned(),
             },
-        )
+        ))
         .await
         .map_err(|error| Failure::Failed(format!("pass_state.{}", chain(&error))))?;
         let grpc = reachable(pass_state.grpc_addr());
         gateway.pass_state.endpoint = format!("http://{grpc}").into();
-        let gateway = Gateway::build(
+        let gateway = Box::pin(Gateway::build(
             gateway,
             webhook_gateway::Dependencies {
                 clock,
                 env,
                 data_dir: directory.path().to_owned(),
             },
-        )
+        ))
         .await
         .map_err(|error| Failure::Failed(format!("gateway.{}", chain(&error))))?;
         let addresses = Addresses {

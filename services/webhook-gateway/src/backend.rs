@@ -39,7 +39,8 @@ pub(crate) async fn open(
             options.credentials =
                 login(&config.spool.jetstream, env, &Origin::Default).map_err(BuildError::Login)?;
             options.clock = clock;
-            let spool = JetStreamSpool::open(options).await?;
+            // Boxed, since its state is large and few gateways take this way.
+            let spool = Box::pin(JetStreamSpool::open(options)).await?;
             Ok(Arc::new(spool))
         }
     }
