@@ -97,6 +97,10 @@ impl Opener {
             idle_in_transaction_timeout: config.idle_in_transaction_timeout.get(),
             commit_timeout: config.commit_timeout.get(),
             notifications: config.notifications,
+            #[cfg(feature = "planted-bugs")]
+            planted_sequence_positions: config.planted_sequence_positions,
+            #[cfg(feature = "planted-bugs")]
+            transaction_delay_max: config.planted_transaction_delay_max.get(),
             ..PostgresOptions::new(url)
         })
     }

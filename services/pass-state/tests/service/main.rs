@@ -6,6 +6,8 @@
     reason = "clippy's exception for tests does not reach their helper functions"
 )]
 
+mod commands;
+mod database;
 mod deliveries;
 mod faulty;
 mod harness;
@@ -14,5 +16,6 @@ mod ingest;
 mod make;
 mod operations;
 mod reads;
+mod replicas;
 mod rotation;
 mod subscribe;

@@ -1,0 +1,141 @@
+//! The program's commands for operators.
+
+use std::path::Path;
+use std::process::Output;
+
+use pass_proto::status::Reason;
+use test_kit::TestPostgres;
+
+use crate::database::Database;
+use crate::harness::*;
+use crate::make::*;
+
+/// Runs the program; `env` is all of its environment.
+async fn run(args: &[&str], data_dir: &Path, env: &[(&str, &str)]) -> Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_pass-state"));
+    command
+        .args(args)
+        .arg("--data-dir")
+        .arg(data_dir)
+        .env_clear()
+        .envs(env.iter().copied())
+        .kill_on_drop(true);
+    soon("the command's end", command.output()).await.unwrap()
+}
+
+fn text(output: &Output) -> String {
+    let both = [output.stdout.as_slice(), &output.stderr].concat();
+    String::from_utf8(both).unwrap()
+}
+
+#[tokio::test]
+async fn a_backup_of_a_running_service_is_its_log_at_one_moment() {
+    let server = Server::start().await;
+    let mut gateway = Gateway::connect(&server, 1).await;
+    gateway.deliver(installs(0..5)).await;
+    let then = server.log().await;
+    let restored = tempfile::tempdir().unwrap();
+    let copy = restored.path().join("pass-state").join("passline.db");
+    std::fs::create_dir(copy.parent().unwrap()).unwrap();
+    let file = copy.to_str().unwrap();
+    let output = run(&["backup", file], server.data_dir(), &[]).await;
+    assert!(output.status.success(), "{}", text(&output));
+    let again = run(&["backup", file], server.data_dir(), &[]).await;
+    assert_eq!(again.status.code(), Some(1), "it overwrites nothing");
+    gateway.deliver(installs(5..6)).await;
+    server.stop().await;
+
+    let server = Server::over(None, restored, |_| {}).await;
+    assert_eq!(server.log().await.head_cursor, then.head_cursor);
+    let mut subscriber = server.subscribe(from_beginning()).await.unwrap();
+    assert_eq!(subscriber.passes(5).await[4], "pass-4");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_backup_of_postgresql_names_the_tools_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = [
+        ("PASS_STATE__STORE__BACKEND", "postgres"),
+        (
+            "PASS_STATE__STORE__POSTGRES__URL",
+            "{ env = \"DATABASE_URL\" }",
+        ),
+        ("DATABASE_URL", "postgres://u:hidden-word@127.0.0.1:1/log"),
+    ];
+    let output = run(&["backup", "copy.db"], dir.path(), &env).await;
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output).contains("pg_dump"), "{}", text(&output));
+
+    let output = run(&["migrate"], dir.path(), &env).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!text(&output).contains("hidden-word"), "{}", text(&output));
+}
+
+#[tokio::test]
+async fn commands_make_no_database_where_there_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["epoch", "rotate"][..], &["backup", "copy.db"]] {
+        let output = run(args, dir.path(), &[]).await;
+        assert_eq!(output.status.code(), Some(64));
+        assert!(text(&output).contains("--data-dir"), "{}", text(&output));
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let output = run(&["migrate"], dir.path(), &[]).await;
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(dir.path().join("pass-state/passline.db").is_file());
+}
+
+#[tokio::test]
+async fn a_rotated_epoch_is_printed_and_a_running_service_tells_its_clients() {
+    let server = Server::start().await;
+    let mut gateway = Gateway::connect(&server, 1).await;
+    gateway.deliver(installs(0..3)).await;
+    let mut live = server.subscribe(from_beginning()).await.unwrap();
+    live.passes(3).await;
+    let output = run(&["epoch", "rotate"], server.data_dir(), &[]).await;
+    assert!(output.status.success(), "{}", text(&output));
+    let (_, status) = live.rest().await;
+    let status = status.unwrap();
+    assert_eq!(reason(&status), Reason::CursorEpochMismatch);
+    let log = server.log().await;
+    let lines = [
+        format!("epoch {}", log.epoch),
+        "head position 3".to_owned(),
+        format!("head cursor {}", log.head_cursor),
+    ];
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed.lines().collect::<Vec<_>>(), lines);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_postgresql_is_migrated_and_rotated_by_commands() {
+    let postgres = TestPostgres::start().await.unwrap();
+    let database = Database::postgres(&postgres).await;
+    let Database::Postgres(url) = &database else {
+        unreachable!()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let env = [
+        ("PASS_STATE__STORE__BACKEND", "postgres"),
+        ("PASS_STATE__STORE__MIGRATIONS", "off"),
+        (
+            "PASS_STATE__STORE__POSTGRES__URL",
+            "{ env = \"DATABASE_URL\" }",
+        ),
+        ("DATABASE_URL", url.as_str()),
+    ];
+    let early = run(&["epoch", "rotate"], dir.path(), &env).await;
+    assert_eq!(early.status.code(), Some(1));
+    assert!(
+        text(&early).contains("pass-state migrate"),
+        "{}",
+        text(&early)
+    );
+    for args in [&["migrate"][..], &["migrate"], &["epoch", "rotate"]] {
+        let output = run(args, dir.path(), &env).await;
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
