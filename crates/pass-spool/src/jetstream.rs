@@ -18,6 +18,7 @@
 //! Where to read on: `link` for the stream, `append` for the way of a record, `turn` for whose turn it is, `reader` for
 //! order, `proof` and `overseer` for what is believed of the servers, `retention` for what is dropped.
 
+mod answers;
 mod append;
 mod link;
 mod options;
@@ -45,6 +46,7 @@ pub use self::options::{
     RECORD_BYTES_CEILING, WINDOW_RECORDS_CEILING,
 };
 
+use self::answers::Answers;
 use self::append::Appender;
 use self::link::{Link, with_sources};
 use self::overseer::Overseer;
@@ -84,7 +86,7 @@ pub struct JetStreamSpool {
 /// What runs for as long as the spool is open. Ends with it.
 struct Tasks {
     turn: JoinHandle<()>,
-    others: [JoinHandle<()>; 2],
+    others: [JoinHandle<()>; 3],
 }
 
 impl Drop for Tasks {
@@ -132,11 +134,20 @@ impl JetStreamSpool {
             link: link.clone(),
             options: options.clone(),
         };
+        let answers = Answers::new(link.client.clone());
+        let listening = answers
+            .listen()
+            .await
+            .map_err(|error| JetStreamOpenError::Server {
+                action: "subscribe to answers".into(),
+                detail: with_sources(&error),
+            })?;
         let tasks = Tasks {
             turn: tokio::spawn(turn.run()),
             others: [
                 tokio::spawn(overseer.run()),
                 tokio::spawn(retention().run()),
+                tokio::spawn(listening),
             ],
         };
         let figures = shared.status();
@@ -145,7 +156,7 @@ impl JetStreamSpool {
         Ok(Self {
             appender: Appender {
                 shared: shared.clone(),
-                link: link.clone(),
+                answers,
                 options: options.clone(),
                 slots: Semaphore::new(options.append_in_flight_max),
                 subject: options.subject(),

@@ -9,12 +9,12 @@ use std::time::Duration;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
-use async_nats::{HeaderMap, Message, Request, RequestErrorKind, header};
+use async_nats::{HeaderMap, Message, StatusCode, header};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::link::{Link, with_sources};
+use super::answers::Answers;
 use super::options::JetStreamOptions;
 use super::shared::{Gate, Shared, Standing};
 use crate::embedded::APPEND_WAIT_MAX;
@@ -31,7 +31,7 @@ const NO_ROOM: &str = "maximum bytes exceeded";
 
 pub(super) struct Appender {
     pub(super) shared: Arc<Shared>,
-    pub(super) link: Link,
+    pub(super) answers: Answers,
     pub(super) options: Arc<JetStreamOptions>,
     pub(super) slots: Semaphore,
     pub(super) subject: String,
@@ -180,27 +180,16 @@ impl Appender {
         epoch: u64,
         deadline: Instant,
     ) -> Answer {
-        let request = Request::new()
-            .headers(headers.clone())
-            .payload(record.clone())
-            .timeout(None);
-        let asking = self.link.client.send_request(self.subject.clone(), request);
+        let asking = self
+            .answers
+            .ask(self.subject.clone(), headers.clone(), record.clone());
         let mut standings = self.shared.standing.subscribe();
         let changed = standings.wait_for(|standing| !standing.connected || standing.epoch != epoch);
         tokio::select! {
             biased;
             answer = timeout_at(deadline.min(Instant::now() + ASK_AGAIN), asking) => match answer {
-                Ok(Ok(message)) => read(&message),
-                Ok(Err(error)) => match error.kind() {
-                    RequestErrorKind::NoResponders => Answer::NotNow(
-                        "no NATS server serves the stream just now".into(),
-                    ),
-                    RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
-                        Answer::Refused(with_sources(&error))
-                    }
-                    RequestErrorKind::TimedOut | RequestErrorKind::Other => Answer::Silence,
-                },
-                Err(_) => Answer::Silence,
+                Ok(Some(message)) => read(&message),
+                Ok(None) | Err(_) => Answer::Silence,
             },
             _ = changed => Answer::Silence,
         }
@@ -218,6 +207,9 @@ impl Appender {
 }
 
 fn read(message: &Message) -> Answer {
+    if message.status == Some(StatusCode::NO_RESPONDERS) {
+        return Answer::NotNow("no NATS server serves the stream just now".into());
+    }
     let error = match serde_json::from_slice::<Response<PublishAck>>(&message.payload) {
         Ok(Response::Ok(ack)) => return Answer::Stored(ack.sequence),
         Ok(Response::Err { error }) => error,
@@ -230,9 +222,10 @@ fn read(message: &Message) -> Answer {
         ErrorCode::INSUFFICIENT_RESOURCES | ErrorCode::STORAGE_RESOURCES_EXCEEDED => Answer::Full,
         ErrorCode::STREAM_STORE_FAILED if text.contains(NO_ROOM) => Answer::Full,
         // The same id is on its way through the cluster, so its answer is still to come.
-        _ if error.code() == 503 || text.contains("duplicate") => {
-            Answer::NotNow(format!("NATS can't store just now: {text}"))
+        ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => {
+            Answer::NotNow(format!("NATS can't say just now: {text}"))
         }
+        _ if error.code() == 503 => Answer::NotNow(format!("NATS can't store just now: {text}")),
         _ => Answer::Refused(format!("NATS refuses the record: {text}")),
     }
 }

@@ -197,6 +197,11 @@ async fn appends_fail_soon_while_the_server_is_away_and_succeed_when_it_is_back(
     );
     assert!(matches!(spool.status().health, SpoolHealth::Unavailable(_)));
 
+    assert_eq!(
+        spool.appender.answers.waiting(),
+        0,
+        "answers are still waited for"
+    );
     bench.nats.restart().await.expect("server starts");
     wait_health(&spool, &SpoolHealth::Ok).await;
     // What was refused may be stored all the same, if it was on its way.
@@ -261,7 +266,7 @@ async fn redelivered_records_are_not_leased_twice() {
     let bench = Bench::start().await;
     let spool = bench.open_in_turn().await;
     append(&spool, 1..=5).await;
-    assert_eq!(lease_numbers(&spool, 3).await.last(), Some(&5));
+    lease_numbers(&spool, 5).await;
     let redeliver = spool.acks.first().expect("an acknowledgement is due");
     spool
         .link
