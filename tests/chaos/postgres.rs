@@ -39,15 +39,16 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<bool> {
             round.number,
             round.fault,
             round.recovered_after.as_millis(),
-            round.ambiguous,
+            round.cuts,
             round.stored
         );
     };
     let running = system_tests::chaos::postgres::run(&programs, &plan, &mut watch);
     let report = common.bounded(limit, running).await?;
     println!(
-        "\n{} faults, {} ambiguous commits; slowest recovery {} ms of at most {}",
+        "\n{} faults, {} commits cut, {} of deliveries; slowest recovery {} ms of at most {}",
         report.rounds,
+        report.cuts,
         report.ambiguous,
         report.recovered_max.as_millis(),
         RECOVERED_LIMIT.as_millis()

@@ -16,6 +16,7 @@ use crate::programs;
 fn short() -> Plan {
     Plan {
         events: 10_000,
+        delay_max: Duration::from_millis(20),
         limit: Duration::from_secs(60),
         ..Plan::default()
     }
@@ -34,6 +35,20 @@ async fn subscribers_on_any_replica_see_one_log_without_gaps_while_replicas_are_
     // Subscribers changed replicas, and feeders had streams fenced.
     assert!(report.subscriptions > 2 * plan.subscribers, "{report:#?}");
     assert!(report.fenced > 0, "{report:#?}");
+}
+
+/// The classic mistake: positions from a sequence are not taken in the order of commits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn positions_from_a_sequence_are_caught_within_ten_seconds() {
+    let plan = Plan {
+        seed: 52,
+        kills: false,
+        planted_sequence_positions: true,
+        ..short()
+    };
+    let report = torture::run(&programs(), &plan, &mut |_| {}).await.unwrap();
+    let (what, after) = report.violation.expect("a subscriber sees the defect");
+    assert!(after < Duration::from_secs(10), "{after:?}: {what}");
 }
 
 /// Two gateways and two replicas on a database of their own, which lives as long as the first value.

@@ -57,7 +57,7 @@ impl Default for Plan {
             replicas: 4,
             subscribers: 8,
             kills: true,
-            delay_max: Duration::from_millis(4),
+            delay_max: Duration::from_millis(8),
             planted_sequence_positions: false,
             limit: Duration::from_secs(600),
         }
@@ -150,7 +150,7 @@ fn layout(plan: &Plan, database: Database) -> Layout {
         database,
         options: Options {
             // Small transactions, so that there are many.
-            writer_keys: "batch_deliveries_max = 64".to_owned(),
+            writer_keys: "batch_deliveries_max = 16".to_owned(),
             store_keys,
             ..Options::default()
         },
@@ -249,7 +249,14 @@ impl Torture {
             self.report.fenced += fed.fenced;
             self.report.broken.extend(fed.broken);
         }
+        self.count_seen();
         Ok(())
+    }
+
+    fn count_seen(&mut self) {
+        self.report.events = self.agreement.ids().len();
+        let subscribers = self.subscribers.iter();
+        self.report.subscriptions = subscribers.map(|one| one.progress().streams).sum();
     }
 
     fn acknowledged(&self) -> u64 {
@@ -291,11 +298,10 @@ impl Torture {
                     .broken
                     .push(format!("subscriber {number}: {why:#}"));
             }
-            self.report.subscriptions += subscriber.progress().streams;
         }
         self.look();
         let seen = self.agreement.ids();
-        self.report.events = seen.len();
+        self.count_seen();
         let seen: BTreeSet<&str> = seen.iter().map(AsRef::as_ref).collect();
         let expected: BTreeSet<String> =
             self.script.events.iter().map(ToString::to_string).collect();

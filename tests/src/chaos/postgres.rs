@@ -7,14 +7,14 @@ use std::time::Duration;
 use test_kit::{ChaosProxy, Cut, TestPostgres, wait_for};
 
 use super::{RECOVERY_LIMIT, ROUNDS_PER_STRETCH, Trial};
-use crate::fleet::{Database, Layout, Programs};
+use crate::fleet::{Database, Fleet, Layout, Programs};
 use crate::oracle::Verdict;
 
 /// What the services send to commit. Nothing else they send holds these bytes.
 const COMMIT: &[u8] = b"COMMIT";
 /// Commits that one round cuts.
-const CUTS_PER_ROUND: usize = 8;
-/// Longest time until so many commits were there to be cut.
+const CUTS_PER_ROUND: usize = 10;
+/// Longest wait for a commit to cut, and for deliveries to be recorded again.
 const CUTS_LIMIT: Duration = Duration::from_secs(30);
 
 /// What to do.
@@ -73,7 +73,7 @@ pub struct Round {
     /// How long after the server was back, or the last cut, the services worked again.
     pub recovered_after: Duration,
     /// Commits cut so far.
-    pub ambiguous: usize,
+    pub cuts: usize,
     /// Attempts answered 200 so far.
     pub stored: usize,
 }
@@ -83,7 +83,9 @@ pub struct Round {
 pub struct Report {
     /// Faults done.
     pub rounds: usize,
-    /// Commits of which the service could not know whether they happened.
+    /// Commits cut.
+    pub cuts: usize,
+    /// Transactions with deliveries of which a service said that it does not know whether they happened.
     pub ambiguous: usize,
     /// Longest time until the services worked again.
     pub recovered_max: Duration,
@@ -124,8 +126,8 @@ pub async fn run(
             trial.let_flow().await;
             let fault = FAULTS[report.rounds % FAULTS.len()];
             match fault {
-                Fault::CommitsCut => cut_commits(&proxy, Cut::AfterSending).await?,
-                Fault::AnswersCut => cut_commits(&proxy, Cut::SwallowAnswer).await?,
+                Fault::CommitsCut => cut_commits(&proxy, Cut::AfterSending, &trial.fleet).await?,
+                Fault::AnswersCut => cut_commits(&proxy, Cut::SwallowAnswer, &trial.fleet).await?,
                 Fault::Killed => {
                     postgres.kill().await?;
                     // How long it is away is the point of this sleep.
@@ -138,12 +140,13 @@ pub async fn run(
             let recovered_after = trial.fleet.recovered(RECOVERY_LIMIT).await?;
             report.recovered_max = report.recovered_max.max(recovered_after);
             report.rounds += 1;
-            report.ambiguous = proxy.cuts();
+            report.cuts = proxy.cuts();
+            report.ambiguous = unknown_commits(&trial.fleet)?;
             watch(&Round {
                 number: report.rounds,
                 fault,
                 recovered_after,
-                ambiguous: report.ambiguous,
+                cuts: report.cuts,
                 stored: trial.fleet.log.stored_count(),
             });
         }
@@ -155,14 +158,41 @@ pub async fn run(
     Ok(report)
 }
 
-async fn cut_commits(proxy: &ChaosProxy, cut: Cut) -> anyhow::Result<()> {
-    let wanted = proxy.cuts() + CUTS_PER_ROUND;
-    proxy.cut_when_client_sends(COMMIT, CUTS_PER_ROUND, cut);
-    wait_for("commits to be cut", CUTS_LIMIT, async || {
-        match proxy.cuts() {
-            enough if enough >= wanted => Ok(()),
-            cuts => Err(format!("{cuts} of {wanted}")),
-        }
-    })
-    .await
+/// Cuts some commits one by one, each after deliveries were recorded again: right after a cut it would be the
+/// opening of a stream that commits.
+async fn cut_commits(proxy: &ChaosProxy, cut: Cut, fleet: &Fleet) -> anyhow::Result<()> {
+    let reader = fleet.reader();
+    let recorded = async || {
+        let info = reader.info().await.map_err(|error| format!("{error:#}"))?;
+        Ok::<_, String>(info.books.unwrap_or_default().deliveries)
+    };
+    for _ in 0..CUTS_PER_ROUND {
+        let cuts = proxy.cuts();
+        proxy.cut_when_client_sends(COMMIT, 1, cut);
+        wait_for("a commit to be cut", CUTS_LIMIT, async || {
+            match proxy.cuts() {
+                more if more > cuts => Ok(()),
+                _ => Err("none was"),
+            }
+        })
+        .await?;
+        let before = wait_for("an answer", CUTS_LIMIT, &recorded).await?;
+        wait_for("further deliveries", CUTS_LIMIT, async || {
+            match recorded().await? {
+                more if more > before => Ok(()),
+                same => Err(format!("{same} are recorded")),
+            }
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// What a service says of a commit of which it does not know whether it happened.
+const UNKNOWN: &str = "unknown whether the transaction was committed";
+
+/// How many commits the services themselves found ambiguous.
+fn unknown_commits(fleet: &Fleet) -> anyhow::Result<usize> {
+    let logs = fleet.logs()?;
+    Ok(logs.lines().filter(|line| line.contains(UNKNOWN)).count())
 }

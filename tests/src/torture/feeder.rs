@@ -23,8 +23,6 @@ use crate::dice::Dice;
 
 /// Longest wait for a connection, and for an answer on it.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
-/// Deliveries in one batch, at most.
-const BATCH_MAX: u64 = 24;
 /// Batches that are not acknowledged, at most.
 const IN_FLIGHT_MAX: u64 = 4;
 /// It leaves a stream after one in so many acknowledgements.
@@ -150,13 +148,14 @@ impl Feeding {
             return Err(Status::data_loss("see above"));
         }
         self.progress.send_modify(|fed| fed.acknowledged = sent);
+        let batch_max = u64::try_from(ready.batch_deliveries_max).unwrap_or(1);
         if let Some(left) = self.left.take() {
             self.overstay(left);
         }
         let (mut batch_number, mut committed_batch) = (0, 0);
         while self.progress.borrow().acknowledged < length {
             while sent < length && batch_number - committed_batch < IN_FLIGHT_MAX {
-                let until = (sent + 1 + self.dice.below(BATCH_MAX)).min(length);
+                let until = (sent + 1 + self.dice.below(batch_max)).min(length);
                 batch_number += 1;
                 let batch = self.batch(batch_number, sent + 1..=until);
                 sent = until;
