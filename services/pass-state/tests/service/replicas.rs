@@ -5,7 +5,7 @@ use std::time::Duration;
 use pass_proto::status::Reason;
 use pass_proto::v1;
 use pass_proto::v1::subscribe_response::Frame;
-use pass_state::PassState;
+use pass_state::{PassState, RunError};
 use service_kit::config::Duration as Span;
 use test_kit::TestPostgres;
 use tonic::Code;
@@ -224,6 +224,20 @@ async fn a_replica_waits_for_the_schema_until_somebody_migrates(database: Databa
     let mut gateway = Gateway::connect(&waiting, 1).await;
     gateway.deliver(installs(0..1)).await;
     waiting.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_turns_out_unfit_while_it_is_waited_for_ends_the_service() {
+    let database = Database::sqlite();
+    let waiting = replica_with(&database, |config| {
+        config.store.migrations = pass_state::config::Migrations::Off;
+    })
+    .await;
+    let file = database.config().store.path.unwrap();
+    std::fs::write(&file, "this is no database".repeat(1_000)).unwrap();
+    let error = waiting.ended().await.unwrap_err();
+    assert!(matches!(error, RunError::Store { .. }), "{error:?}");
+    assert!(error.to_string().contains(file.to_str().unwrap()));
 }
 
 #[tokio::test]
