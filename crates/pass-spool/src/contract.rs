@@ -123,6 +123,10 @@ pub trait Spool: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Gives the turn back, for a process that has it and can't forward: another one may be able to. Does nothing
+    /// where nobody else can be, or without the turn.
+    async fn pass_turn(&self) {}
+
     /// Returns the next durable records after the lease position, in order; waits until there is at least one.
     ///
     /// Returns at most `records_max` records and `bytes_max` bytes, but always at least one record. Cancel-safe: the
@@ -286,6 +290,9 @@ pub enum SettleError {
     /// The server that keeps this spool can't be reached or used; the reason follows.
     #[error("spool is unavailable: {0}")]
     Unavailable(Arc<str>),
+    /// Another process leases this spool now; wait for the next [`Spool::turn`].
+    #[error("another gateway forwards this spool now")]
+    TurnLost,
     /// The spool is closed.
     #[error("spool is closed")]
     Closed,
@@ -305,6 +312,9 @@ pub enum RewindError {
     /// The server that keeps this spool can't be reached or used; the reason follows.
     #[error("spool is unavailable: {0}")]
     Unavailable(Arc<str>),
+    /// Another process leases this spool now; wait for the next [`Spool::turn`].
+    #[error("another gateway forwards this spool now")]
+    TurnLost,
     /// The spool is closed.
     #[error("spool is closed")]
     Closed,

@@ -154,7 +154,8 @@ impl Shared {
         let average = figures.bytes.div_ceil(figures.messages.max(1)).max(1);
         SpoolStatus {
             last_durable: Sequence(figures.last),
-            settled: Sequence(figures.settled),
+            // Each is told at its own time; the mark may be the newer one.
+            settled: Sequence(figures.settled.min(figures.last)),
             oldest_kept: Sequence(figures.first.max(1)),
             unsettled_records: unsettled,
             unsettled_bytes: unsettled.saturating_mul(average),

@@ -137,11 +137,11 @@ impl TurnKeeper {
                 Some(revision) => {
                     self.held = Some(revision);
                     self.shared.term.send_if_modified(|term| {
-                        if let Some(term) = term {
-                            term.until = began + HOLD_MAX;
-                        }
-                        // Nobody waits for a renewal.
-                        false
+                        let Some(term) = term else { return false };
+                        let lapsed = Instant::now() >= term.until;
+                        term.until = began + HOLD_MAX;
+                        // Somebody may wait for a turn that had lapsed, nobody for one that goes on.
+                        lapsed
                     });
                     return Ok(());
                 }

@@ -182,6 +182,44 @@ async fn a_stream_restored_to_an_earlier_moment_is_noticed_and_says_where_it_end
     after.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_given_another_id_is_another_spool_with_all_its_records() {
+    let bench = Bench::start().await;
+    let spool = bench.open_in_turn().await;
+    append(&spool, 1..=5).await;
+    spool.settle(Sequence(5)).await.expect("settle succeeds");
+    let client = async_nats::connect(bench.nats.url())
+        .await
+        .expect("connected");
+    let context = async_nats::jetstream::new(client);
+    let mut stream = context.get_stream("PASSLINE").await.expect("stream");
+    let mut config = stream.info().await.expect("info").config.clone();
+    config
+        .metadata
+        .insert("passline.spool_id".into(), "0123456789abcdef".repeat(2));
+    context.update_stream(config).await.expect("updated");
+    wait_for(
+        "the end of the older spool",
+        DEADLINE,
+        async || match spool.status().health {
+            SpoolHealth::Poisoned(_) => Ok(()),
+            health => Err(format!("{health:?}")),
+        },
+    )
+    .await
+    .expect("it is noticed");
+    assert!(matches!(
+        spool.lease(1, 1).await,
+        Err(LeaseError::Poisoned(_))
+    ));
+    spool.close().await;
+    let after = bench.open_in_turn().await;
+    assert_eq!(after.id().to_string(), "0123456789abcdef".repeat(2));
+    assert_eq!(after.status().settled, Sequence(0));
+    assert_eq!(lease_numbers(&after, 5).await, [1, 2, 3, 4, 5]);
+    after.close().await;
+}
+
 fn dir_copy(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).expect("directory");
     for entry in std::fs::read_dir(from).expect("list") {
