@@ -160,6 +160,7 @@ impl Ingest {
             epoch: epoch_text(self.tail.head().epoch),
             missing_first_sequence: opened.missing.map_or(0, |(first, _)| first),
             missing_last_sequence: opened.missing.map_or(0, |(_, last)| last),
+            committed_delivery_id: String::new(),
         };
         frames.send(response(Response::Ready(ready))).await?;
         tracing::info!(

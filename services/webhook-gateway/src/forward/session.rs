@@ -202,6 +202,7 @@ impl<'a> Session<'a> {
                 .map_err(|error| match error {
                     RewindError::Ahead { last } => Failure::SpoolBehind { committed, last },
                     RewindError::Unavailable(reason) => LeaseError::Unavailable(reason).into(),
+                    RewindError::TurnLost => LeaseError::TurnLost.into(),
                     RewindError::Closed => Failure::SpoolClosed,
                 })?;
         if let Some(missing) = outcome.missing {

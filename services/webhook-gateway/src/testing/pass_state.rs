@@ -117,6 +117,7 @@ pub(crate) fn ready(committed: u64) -> v1::IngestReady {
         epoch: "epoch-1".to_owned(),
         missing_first_sequence: 0,
         missing_last_sequence: 0,
+        committed_delivery_id: String::new(),
     }
 }
 
