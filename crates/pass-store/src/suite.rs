@@ -5,6 +5,7 @@
 
 pub mod log;
 pub mod make;
+pub mod plans;
 pub mod quarantine;
 pub mod reads;
 pub mod spools;

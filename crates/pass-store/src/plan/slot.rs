@@ -37,8 +37,9 @@ pub(super) fn pass_row(slot: &Slot<'_>) -> Option<PassRow> {
         number: slot.number,
         source: slot.source.as_str().to_owned(),
         vendor_pass_id: slot.pass.as_str().to_owned(),
-        vendor: delivery.vendor.clone(),
-        organization: delivery.organization.clone(),
+        // PostgreSQL's texts cannot hold a NUL; the events, as blobs, keep it.
+        vendor: delivery.vendor.replace('\0', ""),
+        organization: delivery.organization.replace('\0', ""),
         serial_number: refs.serial_number,
         external_id: refs.external_id,
         last_position: slot.last_position,

@@ -100,6 +100,9 @@ pub struct PostgresOptions {
     /// Whether to tell other processes of commits, and to listen to theirs. False where a proxy stands
     /// between that pools transactions.
     pub notifications: bool,
+    /// Leaves the planner all its choices, so that a test sees which it would make.
+    #[cfg(test)]
+    pub(crate) unguarded: bool,
     /// A fault on purpose: positions come from a sequence and the head is not locked first.
     #[cfg(feature = "planted-bugs")]
     pub planted_sequence_positions: bool,
@@ -123,6 +126,8 @@ impl PostgresOptions {
             idle_in_transaction_timeout: Duration::from_secs(30),
             commit_timeout: Duration::from_secs(30),
             notifications: true,
+            #[cfg(test)]
+            unguarded: false,
             #[cfg(feature = "planted-bugs")]
             planted_sequence_positions: false,
             #[cfg(feature = "planted-bugs")]

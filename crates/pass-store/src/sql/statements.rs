@@ -68,17 +68,17 @@ impl Statements {
         // On PostgreSQL an equality would let the planner walk the log by position and skip other passes'
         // events, however many they are; in this order only the index of passes and positions can serve.
         let of_pass = |compare: &str, order: &str| {
-            let pass = "SELECT number FROM pass WHERE source = ? AND vendor_pass_id = ?";
-            let bound = if order.is_empty() { "<=" } else { ">=" };
             let rest = if postgres {
+                let pass = "(SELECT number FROM pass WHERE source = $1 AND vendor_pass_id = $2)";
+                let bound = if order.is_empty() { "<=" } else { ">=" };
                 format!(
-                    "CROSS JOIN (SELECT ({pass}) AS number, ?::bigint AS position OFFSET 0) k \
-                     WHERE (e.pass_number, e.position) {compare} (k.number, k.position) AND e.pass_number {bound} k.number \
-                     ORDER BY e.pass_number{order}, e.position{order} LIMIT ?"
+                    "WHERE (e.pass_number, e.position) {compare} ({pass}, $3) AND e.pass_number {bound} {pass} \
+                     ORDER BY e.pass_number{order}, e.position{order} LIMIT $4"
                 )
             } else {
                 format!(
-                    "WHERE e.pass_number = ({pass}) AND e.position {compare} ? ORDER BY e.position{order} LIMIT ?"
+                    "WHERE e.pass_number = (SELECT number FROM pass WHERE source = ? AND vendor_pass_id = ?) \
+                     AND e.position {compare} ? ORDER BY e.position{order} LIMIT ?"
                 )
             };
             events(true, &rest)

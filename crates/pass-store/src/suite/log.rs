@@ -363,7 +363,7 @@ pub async fn odd_but_legal_data_are_kept(store: Arc<dyn PassStore>) {
             short(1, Kind::Viewed, 3),
         ],
     );
-    told.organization = "o'rg".to_owned();
+    told.organization = "o'r\0g".to_owned();
     told.path = odd.to_owned();
     told.body = (0..=255).collect();
     if let Decoded::Facts(facts) = &mut told.decoded {
@@ -414,6 +414,8 @@ pub async fn odd_but_legal_data_are_kept(store: Arc<dyn PassStore>) {
         .await
         .expect("read");
     assert_eq!(found.len(), 2);
+    assert!(log.iter().all(|event| event.organization == "o'r\0g"));
+    assert!(found.iter().all(|pass| pass.organization == "o'rg"));
 }
 
 /// A delivery that no gateway would send is kept and does not stop the stream.

@@ -54,6 +54,16 @@ impl Connector {
         &self.options
     }
 
+    /// Whether the planner may read a table whole. Every statement has its index; this keeps the planner from
+    /// going by statistics that are older than most of a log which grows quickly.
+    pub(super) fn sequential_scans(&self) -> &'static str {
+        #[cfg(test)]
+        if self.options.unguarded {
+            return "on";
+        }
+        "off"
+    }
+
     /// For connections that are made elsewhere.
     pub(super) fn driver_options(&self) -> &PgConnectOptions {
         &self.connect

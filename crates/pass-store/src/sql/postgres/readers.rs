@@ -116,9 +116,10 @@ fn session_text(connector: &Connector) -> String {
     let options = connector.options();
     format!(
         "SET default_transaction_read_only = on; SET statement_timeout = {}; SET lock_timeout = {}; \
-         SET enable_seqscan = off; SET jit = off",
+         SET enable_seqscan = {}; SET jit = off",
         millis(options.statement_timeout),
         millis(options.lock_timeout),
+        connector.sequential_scans(),
     )
 }
 

@@ -2,6 +2,7 @@
 
 mod faults;
 mod history;
+mod plans;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 

@@ -155,12 +155,13 @@ fn begin_text(connector: &Connector) -> String {
          SET LOCAL statement_timeout = {}; \
          SET LOCAL lock_timeout = {}; \
          SET LOCAL idle_in_transaction_session_timeout = {}; \
-         SET LOCAL enable_seqscan = off; \
+         SET LOCAL enable_seqscan = {}; \
          SET LOCAL jit = off; \
          SELECT {} FROM log_head WHERE id = 1 {lock}",
         millis(options.statement_timeout),
         millis(options.lock_timeout),
         millis(options.idle_in_transaction_timeout),
+        connector.sequential_scans(),
         crate::sql::statements::HEAD_COLUMNS,
     )
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use pass_domain::delivery::Outcome;
 use pass_domain::event::Position;
-use test_kit::{TestPostgres, wait_for};
+use test_kit::{ChaosProxy, TestPostgres, wait_for};
 
 use super::super::PostgresOptions;
 use super::{open, send, server, updated};
-use crate::contract::{Head, PassStore, SpoolHello};
+use crate::contract::{Error, Head, PassStore, Scope, SpoolHello};
 use crate::sql::SqlStore;
 use crate::suite::{Feed, hello, whole_log};
 
@@ -232,4 +232,129 @@ async fn commits_of_others_are_hinted_at_and_own_ones_are_not() {
     for store in [&*writer, &*listener, &quiet] {
         store.close().await;
     }
+}
+
+// The real thing: the standby missed the last commits, the primary is lost, and the address leads to the
+// standby, promoted. The store notices by itself, and the spool refills the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_that_loses_commits_is_noticed_and_refilled() {
+    let mut primary = TestPostgres::start().await.expect("a server");
+    let direct = primary.database().await.expect("a database");
+    let proxy = ChaosProxy::start(primary.address()).await.expect("a proxy");
+    let address = primary.address().to_string();
+    let url = direct.replace(&address, &proxy.address().to_string());
+    let store = open(&url).await;
+    send(&*store, 1).await.expect("sent");
+    let mut standby = primary.standby().await.expect("a standby");
+    send(&*store, 2).await.expect("sent");
+    wait_for("replication", Duration::from_secs(20), async || {
+        let there = direct.replace(&address, &standby.address().to_string());
+        match standby.sql(&there, "SELECT position FROM log_head").await {
+            Ok(position) if position == "2" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .expect("replicated");
+    standby.stop().await.expect("stopped");
+    for sequence in 3..=5 {
+        send(&*store, sequence).await.expect("sent");
+    }
+    let lost = store.head().await.expect("read");
+    primary.kill().await.expect("killed");
+    standby.restart().await.expect("started");
+    proxy.set_upstream(standby.address());
+    proxy.cut_all().await;
+    // Until it is promoted, there is nothing to write to and nothing that may be read.
+    let waiting = store.spool_open(&hello(1)).await;
+    assert!(matches!(waiting, Err(Error::Unavailable(_))), "{waiting:?}");
+    standby.promote().await.expect("promoted");
+    let after = wait_for("the new primary", Duration::from_secs(10), async || {
+        store.head().await.map_err(|error| error.to_string())
+    })
+    .await
+    .expect("read");
+    assert_eq!(after.position, Position(2));
+    assert_ne!(after.epoch, lost.epoch, "noticed by reading alone");
+    let settled = SpoolHello {
+        settled_sequence: 5,
+        oldest_sequence: 1,
+        ..hello(1)
+    };
+    let opened = store.spool_open(&settled).await.expect("opened");
+    assert_eq!(
+        (opened.committed_sequence, opened.epoch_changed),
+        (2, false)
+    );
+    let mut feed = Feed::open(&(Arc::clone(&store) as Arc<dyn PassStore>), 1).await;
+    assert_eq!(
+        feed.append((3..=5).map(updated)).await,
+        [Outcome::Applied; 3]
+    );
+    let refilled = store.head().await.expect("read");
+    assert_eq!(
+        (refilled.epoch, refilled.position, refilled.digest),
+        (after.epoch, lost.position, lost.digest)
+    );
+    store.close().await;
+}
+
+// Replicas that write about the same passes at the same time: one gapless log, nothing twice, and whoever
+// follows it sees every position in its turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_write_at_once_make_one_log() {
+    const REPLICAS: u8 = 4;
+    const BATCHES: u64 = 25;
+    let server = server().await;
+    let url = server.database().await.expect("a database");
+    let mut writers = Vec::new();
+    for spool in 1..=REPLICAS {
+        let store = open(&url).await;
+        writers.push(tokio::spawn(async move {
+            let shared = Arc::clone(&store) as Arc<dyn PassStore>;
+            let mut feed = Feed::open(&shared, spool).await;
+            for batch in 0..BATCHES {
+                // All tell the same facts in deliveries of their own, each from another end.
+                let at = if spool % 2 == 0 {
+                    batch
+                } else {
+                    BATCHES - 1 - batch
+                };
+                let told = (0..4).map(|place| {
+                    let mut told = updated(at * 4 + place);
+                    told.id = updated(u64::from(spool) * 10_000 + at * 4 + place).id;
+                    told
+                });
+                feed.append(told).await;
+            }
+            store.close().await;
+        }));
+    }
+    let reader = open(&url).await;
+    let mut last = 0;
+    while last < BATCHES * 4 {
+        let page = reader
+            .events_after(&Scope::everything(), Position(last), 7)
+            .await
+            .expect("read");
+        for event in page.rows {
+            last += 1;
+            assert_eq!(event.position.0, last);
+        }
+    }
+    for writer in writers {
+        writer.await.expect("written");
+    }
+    let books = reader.log_info().await.expect("read").books;
+    assert!(books.balance());
+    assert_eq!(
+        (books.deliveries, books.events, books.duplicate_facts),
+        (
+            u64::from(REPLICAS) * BATCHES * 4,
+            BATCHES * 4,
+            u64::from(REPLICAS - 1) * BATCHES * 4
+        )
+    );
+    assert_eq!(whole_log(&*reader).await.len() as u64, BATCHES * 4);
+    reader.close().await;
 }
