@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
 }
 
 /// Within what time everything must work again.
-const RECOVERED_LIMIT: Duration = Duration::from_secs(20);
+const RECOVERED_LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let common = &arguments.common;

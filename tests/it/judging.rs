@@ -120,5 +120,19 @@ async fn every_kind_of_tampering_is_found() {
         with(&|_, attempts| last_becomes(attempts, Outcome::Indeterminate(String::new())))
             .is_clean()
     );
+    // A replica that shows something else than another is told from one that shows the same.
+    let other = |tamper: &dyn Fn(&mut History)| {
+        let mut other = history.clone();
+        tamper(&mut other);
+        history.difference(&other)
+    };
+    assert_eq!(other(&|_| {}), None);
+    assert!(other(&drop_event).is_some());
+    assert!(other(&|history| drop(history.deliveries.pop())).is_some());
+    assert!(other(&|history| history.passes[0].revision += 1).is_some());
+    assert!(other(&books).is_some());
+    assert!(other(&|history| history.info.epoch.clear()).is_some());
+    assert!(other(&|history| history.info.head_cursor.clear()).is_some());
+    assert!(other(&|history| history.info.spools.clear()).is_some());
     stand.finish().await.unwrap();
 }

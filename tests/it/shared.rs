@@ -34,7 +34,7 @@ async fn gateways_on_a_stream_lose_nothing_with_their_disks_nor_the_server_with_
         .unwrap();
     report.verdict.assert_clean();
     assert_eq!(report.rounds, 6);
-    assert!(report.recovered_max < Duration::from_secs(20), "{report:?}");
+    assert!(report.recovered_max < Duration::from_secs(10), "{report:?}");
 }
 
 #[test]

@@ -261,3 +261,19 @@ impl Place {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subscribers_that_saw_different_events_at_a_position_do_not_agree() {
+        let agreement = Agreement::default();
+        for (position, id) in [(1, "evt_a"), (2, "evt_b"), (1, "evt_a"), (2, "evt_b")] {
+            assert_eq!(agreement.check(position, id), Ok(()));
+        }
+        let why = agreement.check(1, "evt_b").unwrap_err();
+        assert!(why.contains("evt_a") && why.contains("evt_b"), "{why}");
+        assert_eq!(agreement.ids().len(), 2);
+    }
+}

@@ -1,7 +1,7 @@
 //! The ordering torture: several replicas write to one PostgreSQL at once, are killed and started again, and
 //! subscribers that change replicas all the time must see one and the same log without a gap.
 //!
-//! No gateway stands in the way: [`Feeder`]s speak its protocol and are faster. Their spools tell of the same
+//! No gateway stands in the way: Feeders speak its protocol and are faster. Their spools tell of the same
 //! passes, now and then of the same facts, so that replicas contend for rows, too.
 
 mod feeder;
