@@ -55,6 +55,7 @@ pub(in crate::sql) struct Transaction {
     /// `None` while a statement runs and after one failed.
     connection: Mutex<Option<PgConnection>>,
     locked: Mark,
+    left_epoch: bool,
     answer_timeout: Duration,
     commit_timeout: Duration,
 }
@@ -84,6 +85,7 @@ impl Writer {
             let text = "other transactions held the writer for too long";
             return Err(Error::Unavailable(text.to_owned()).into());
         };
+        let mut left_epoch = false;
         loop {
             let (connection, fresh) = match place.take() {
                 Some(connection) => (connection, false),
@@ -97,6 +99,7 @@ impl Writer {
                     position: 0,
                     digest: 0,
                 },
+                left_epoch,
                 answer_timeout: self.answer_timeout,
                 commit_timeout: self.commit_timeout,
             };
@@ -123,6 +126,7 @@ impl Writer {
                 return Ok((transaction, head));
             }
             place = transaction.change_epoch(&head, &self.seen).await?;
+            left_epoch = true;
         }
     }
 
@@ -140,7 +144,8 @@ impl Writer {
 /// Everything that a writing transaction needs is set in it, so that it holds through a proxy too, and the
 /// lock is the first statement with a snapshot: whatever comes after it sees what was committed before.
 /// Sequential scans and just-in-time compilation are off since every statement here has its index, and
-/// statistics of a log that grew since they were made must not talk the planner out of it.
+/// statistics of a log that grew since they were made must not talk the planner out of it. `COMMIT` in capitals
+/// stands in no other text than that of the commit, for tests that cut connections there.
 fn begin_text(connector: &Connector) -> String {
     let options = connector.options();
     let lock = "FOR UPDATE";
@@ -151,7 +156,7 @@ fn begin_text(connector: &Connector) -> String {
         lock
     };
     format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+        "BEGIN ISOLATION LEVEL read committed READ WRITE; \
          SET LOCAL statement_timeout = {}; \
          SET LOCAL lock_timeout = {}; \
          SET LOCAL idle_in_transaction_session_timeout = {}; \
@@ -175,6 +180,11 @@ impl Transaction {
     /// The end of the log when it was locked.
     pub(in crate::sql) fn locked(&self) -> Mark {
         self.locked
+    }
+
+    /// Whether the log got a new epoch when the transaction began.
+    pub(in crate::sql) fn left_epoch(&self) -> bool {
+        self.left_epoch
     }
 
     async fn went_back(&self, seen: &Seen, fresh: bool) -> Result<bool, Failure> {
@@ -257,11 +267,12 @@ impl Transaction {
     /// Commits; gives the connection's place back. Anything but success leaves the outcome unknown, unless a
     /// statement had failed before.
     ///
-    /// The statement time-out is lifted for it: it would not undo the commit but only end the wait for a
-    /// synchronous standby, after which the server reports success.
+    /// It may have to wait for a synchronous standby. The server's statement time-out does not cut that short
+    /// (which would not undo the commit but report success): since PostgreSQL 11 it is disarmed before the
+    /// commit itself. So the time-out for it is kept here.
     pub(in crate::sql) async fn commit(mut self) -> Result<OwnedMutexGuard<Place>, Failure> {
         let mut connection = self.taken().await?;
-        let text = "SET LOCAL statement_timeout = 0; COMMIT".to_owned();
+        let text = "COMMIT".to_owned();
         let answer = timeout(self.commit_timeout, statement::text(&mut connection, text));
         match answer.await {
             Ok(Ok(_)) => {

@@ -100,7 +100,7 @@ async fn a_commit_without_an_answer_is_unknown_and_repeated_without_harm() {
             .cycle(),
     ) {
         let part = feed.part([updated(round)]);
-        proxy.cut_when_client_sends(b"; COMMIT", 1, *cut);
+        proxy.cut_when_client_sends(b"COMMIT", 1, *cut);
         let error = store
             .append(std::slice::from_ref(&part), at(0))
             .await
@@ -154,8 +154,8 @@ async fn an_append_cut_before_its_commit_did_not_happen() {
     store.close().await;
 }
 
-// A commit waits for a standby that is away. Neither time-out may turn that into success: the statement's
-// would, since PostgreSQL then gives up waiting, not committing.
+// A commit waits for a standby that is away. Neither time-out may turn that into success: a statement that is
+// cancelled then would, since PostgreSQL gives up waiting, not committing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_waits_for_a_standby_is_never_called_done() {
     let server = TestPostgres::start().await.expect("a server");
