@@ -71,8 +71,6 @@ use crate::{
 const RELEASE_MAX: Duration = Duration::from_secs(5);
 /// How long the last acknowledgements may take to leave.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
-/// What is told to those who settle or rewind without the turn.
-const NOT_OURS: &str = "another gateway forwards this spool now";
 
 /// A [`Spool`] on NATS JetStream, shared by the gateways of a deployment.
 ///
@@ -257,6 +255,13 @@ impl Spool for JetStreamSpool {
         self.term().map(drop)
     }
 
+    async fn pass_turn(&self) {
+        // The keeper of the turn sees that it was taken from it, and tells the others.
+        if self.shared.term.send_replace(None).is_some() {
+            self.shared.turn_wanted.notify_one();
+        }
+    }
+
     async fn lease(&self, records_max: usize, bytes_max: usize) -> Result<Vec<Leased>, LeaseError> {
         let records_max = records_max.clamp(1, LEASE_RECORDS_CEILING);
         let bytes_max = bytes_max.min(LEASE_BYTES_CEILING);
@@ -294,7 +299,7 @@ impl Spool for JetStreamSpool {
             return Err(SettleError::Closed);
         }
         if self.shared.term().is_none() {
-            return Err(SettleError::Unavailable(NOT_OURS.into()));
+            return Err(SettleError::TurnLost);
         }
         {
             let mut figures = self.shared.figures();
@@ -328,7 +333,7 @@ impl Spool for JetStreamSpool {
             return Err(RewindError::Closed);
         }
         let Some(term) = self.shared.term() else {
-            return Err(RewindError::Unavailable(NOT_OURS.into()));
+            return Err(RewindError::TurnLost);
         };
         // Other gateways append, too, so what is known here may be old.
         let info = self

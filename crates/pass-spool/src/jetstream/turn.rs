@@ -3,7 +3,10 @@
 //! The value names the holder and carries the settled mark, so that only the holder moves it. The holder writes it
 //! every 1.5 s, each time on condition that nobody else did in between. Whoever waits takes the turn when the holder
 //! has given it back, or when the value has stood still for 5 s of the waiting process's own clock. A holder that could
-//! not write for 4 s stops by itself. No clock is compared with another.
+//! not write for 4 s stops by itself. No clock is compared with another. Who has given it back without an end stays out
+//! of the contest for 3 s, which is six looks of everybody else.
+//!
+//! A caller gives the turn back by clearing the term; what the keeper still holds then is to be given back.
 //!
 //! This is liveness only: should two believe to have the turn, pass-state fences one of them.
 
@@ -28,6 +31,8 @@ pub(super) const HOLD_MAX: Duration = Duration::from_secs(4);
 const STILL_MAX: Duration = Duration::from_secs(5);
 /// How often those who don't hold it look.
 const LOOK: Duration = Duration::from_millis(500);
+/// Whoever passed the turn on leaves it to others for this long. Far above `LOOK`.
+const REST: Duration = Duration::from_secs(3);
 /// How soon a step is repeated that failed.
 const RETRY: Duration = Duration::from_millis(200);
 /// How long one step may wait for the server.
@@ -59,6 +64,8 @@ pub(super) struct TurnKeeper {
     seen: Option<(u64, Instant)>,
     /// The last successful look.
     looked: Option<Instant>,
+    /// When the turn was passed on last.
+    passed: Option<Instant>,
     terms: u64,
     troubled: bool,
     /// Since when the stream ends before what is settled.
@@ -75,6 +82,7 @@ impl TurnKeeper {
             held: None,
             seen: None,
             looked: None,
+            passed: None,
             terms: 0,
             troubled: false,
             behind_since: None,
@@ -102,6 +110,11 @@ impl TurnKeeper {
     }
 
     async fn step(&mut self) -> Duration {
+        if self.held.is_some() && self.shared.term.borrow().is_none() {
+            tracing::info!(spool.id = %self.shared.id, "this gateway leaves the NATS spool to others that can forward it");
+            self.release().await;
+            self.passed = Some(Instant::now());
+        }
         let outcome = if self.held.is_some() {
             self.renew().await.map(|()| RENEW)
         } else {
@@ -166,6 +179,7 @@ impl TurnKeeper {
         let found = self.look().await?;
         if *self.shared.turn_waiters.borrow() == 0
             || self.shared.is_closed()
+            || self.passed.is_some_and(|at| at.elapsed() < REST)
             || matches!(self.shared.standing.borrow().gate, Gate::Poisoned(_))
         {
             return Ok(());
@@ -297,14 +311,14 @@ impl TurnKeeper {
             let Some(revision) = self.held else { return };
             let settled = self.shared.figures().settled;
             match self.write(None, settled, revision).await {
-                Ok(Some(_)) => return,
+                Ok(Some(_)) => self.held = None,
                 Ok(None) => match self.look().await {
                     Ok(Some((revision, entry)))
                         if entry.holder.as_deref() == Some(self.me.as_str()) =>
                     {
                         self.held = Some(revision);
                     }
-                    Ok(_) => return,
+                    Ok(_) => self.held = None,
                     Err(_) => {}
                 },
                 Err(trouble) => {
@@ -312,5 +326,6 @@ impl TurnKeeper {
                 }
             }
         }
+        self.held = None;
     }
 }

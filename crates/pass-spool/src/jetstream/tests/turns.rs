@@ -19,11 +19,11 @@ async fn the_one_in_turn_leases_what_all_append() {
     assert!(matches!(other.lease(1, 1).await, Err(LeaseError::TurnLost)));
     assert!(matches!(
         other.settle(Sequence(1)).await,
-        Err(SettleError::Unavailable(_))
+        Err(SettleError::TurnLost)
     ));
     assert!(matches!(
         other.rewind(Sequence(0)).await,
-        Err(RewindError::Unavailable(_))
+        Err(RewindError::TurnLost)
     ));
     one.settle(Sequence(15)).await.expect("settle succeeds");
     let told = |spool: &JetStreamSpool| {
@@ -154,12 +154,72 @@ async fn a_gateway_that_is_cut_off_stops_before_another_begins_and_waits_for_the
     assert!(early.is_err(), "the turn was taken from a live holder");
     assert!(matches!(
         one.settle(Sequence(2)).await,
-        Err(SettleError::Unavailable(_))
+        Err(SettleError::TurnLost)
     ));
     other.settle(Sequence(2)).await.expect("settle succeeds");
     other.close().await;
     in_turn(&one).await;
     append(&one, 3..=3).await;
+    assert_eq!(lease_numbers(&one, 3).await, [3]);
+    one.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_that_is_passed_goes_to_the_one_that_waits_although_its_giver_wants_it_again() {
+    let bench = Bench::start().await;
+    let (one, other) = (bench.open_in_turn().await, bench.open().await);
+    append(&one, 1..=10).await;
+    lease_numbers(&one, 10).await;
+    one.settle(Sequence(6)).await.expect("settle succeeds");
+    let leasing = async {
+        let lost = tokio::time::timeout(DEADLINE, one.lease(1, 1)).await;
+        let lost = lost.expect("lease ends");
+        assert!(matches!(lost, Err(LeaseError::TurnLost)), "{lost:?}");
+    };
+    let began = Instant::now();
+    tokio::join!(leasing, one.pass_turn());
+    assert_eq!(one.settle(Sequence(7)).await, Err(SettleError::TurnLost));
+    assert_eq!(one.rewind(Sequence(7)).await, Err(RewindError::TurnLost));
+    let mut again = Box::pin(one.turn());
+    tokio::select! {
+        () = in_turn(&other) => {}
+        given = &mut again => panic!("{given:?} although another waits"),
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "took {:?}",
+        began.elapsed()
+    );
+    assert_eq!(other.status().settled, Sequence(6));
+    assert_eq!(lease_numbers(&other, 10).await, [7, 8, 9, 10]);
+    let early = tokio::time::timeout(Duration::from_secs(4), &mut again).await;
+    assert!(early.is_err(), "the turn was taken from a live holder");
+    // Whoever has no turn has none to give.
+    one.pass_turn().await;
+    append(&other, 11..=11).await;
+    assert_eq!(lease_numbers(&other, 11).await, [11]);
+    other.pass_turn().await;
+    let given = tokio::time::timeout(DEADLINE, again).await;
+    assert!(matches!(given, Ok(Ok(()))), "{given:?}");
+    one.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_that_nobody_else_wants_comes_back() {
+    let bench = Bench::start().await;
+    let one = bench.open_in_turn().await;
+    append(&one, 1..=3).await;
+    assert_eq!(lease_numbers(&one, 2).await[..2], [1, 2]);
+    one.settle(Sequence(2)).await.expect("settle succeeds");
+    let began = Instant::now();
+    one.pass_turn().await;
+    in_turn(&one).await;
+    let took = began.elapsed();
+    assert!(
+        took > Duration::from_secs(2) && took < Duration::from_secs(6),
+        "took {took:?}"
+    );
     assert_eq!(lease_numbers(&one, 3).await, [3]);
     one.close().await;
 }
