@@ -69,6 +69,8 @@ pub struct TelemetryConfig {
     /// `text` or `json`. Default `text`.
     pub log_format: LogFormat,
     /// Levels by target, as `info,hyper=warn`; up to 1,024 bytes. Default `info`.
+    /// The NATS client, which tells each attempt of an outage, is at `error`
+    /// unless `async_nats` is named here.
     pub log_filter: String,
     /// The OTLP gRPC collector as `http://host:port`; absent means no traces,
     /// unless `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
@@ -216,7 +218,7 @@ fn is_exported(metadata: &Metadata<'_>) -> bool {
 
 fn install(config: &TelemetryConfig, provider: Option<SdkTracerProvider>) -> TelemetryGuard {
     // The configuration was validated; a caller who skipped that gets `info`.
-    let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter(&config.log_filter);
     let ansi = std::io::stderr().is_terminal();
     let logs = log_layer(config.log_format, ansi, std::io::stderr);
     let installed = tracing_subscriber::registry()
@@ -227,6 +229,16 @@ fn install(config: &TelemetryConfig, provider: Option<SdkTracerProvider>) -> Tel
         tracing::warn!("telemetry was initialised before; keeping that");
     }
     TelemetryGuard { provider }
+}
+
+/// What is logged: as configured, and the targets that would drown the rest.
+fn filter(text: &str) -> EnvFilter {
+    let quiet = if text.contains("async_nats") {
+        String::new()
+    } else {
+        ",async_nats=error".to_owned()
+    };
+    EnvFilter::try_new(format!("{text}{quiet}")).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
 fn log_layer<S, W>(format: LogFormat, ansi: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>

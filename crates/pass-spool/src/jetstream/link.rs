@@ -173,7 +173,12 @@ fn note(standing: &watch::Sender<Standing>, event: &Event) {
         }
         Event::LameDuckMode | Event::Draining => {}
         Event::SlowConsumer(_) | Event::ServerError(_) | Event::ClientError(_) => {
-            tracing::warn!(event = %event, "the connection to the NATS server has trouble");
+            // During an outage there is one for each attempt; its beginning has been told.
+            if standing.borrow().connected {
+                tracing::warn!(event = %event, "the connection to the NATS server has trouble");
+            } else {
+                tracing::debug!(event = %event, "no NATS server yet");
+            }
         }
     }
 }
