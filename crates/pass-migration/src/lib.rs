@@ -10,6 +10,7 @@ use sea_orm_migration::{DbErr, IntoSchemaManagerConnection, MigrationTrait, Migr
 mod m20260101_000001_create_log;
 mod m20260201_000001_spool_epoch;
 mod m20260201_000002_postgres_tables;
+mod m20260201_000003_spool_delivery;
 
 /// All migrations, in order.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,6 +23,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20260101_000001_create_log::Migration),
             Box::new(m20260201_000001_spool_epoch::Migration),
             Box::new(m20260201_000002_postgres_tables::Migration),
+            Box::new(m20260201_000003_spool_delivery::Migration),
         ]
     }
 }

@@ -77,6 +77,11 @@ pub struct SpoolOpened {
     pub generation: u64,
     /// The last committed sequence; 0 if none.
     pub committed_sequence: u64,
+    /// The delivery with that sequence; `None` if unknown, as after a release that did not keep it, or if the
+    /// sequence is one of those that are missing.
+    pub committed_delivery: Option<DeliveryId>,
+    /// The log's epoch in which that holds.
+    pub epoch: u64,
     /// True if the database had gone back in time and nobody had noticed before, so that the epoch was
     /// changed.
     pub epoch_changed: bool,
@@ -406,8 +411,16 @@ pub trait PassStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<DeliveryRecord>, Error>;
 
-    /// Gives the log a new epoch, so that cursors from before are refused. For after a restore.
+    /// Gives the log a new epoch, so that cursors from before are refused. For after a restore: what a spool
+    /// says later of that loss is no news. The epoch changes once, also if the store itself notices the loss
+    /// in the same call.
     async fn epoch_rotate(&self) -> Result<Head, Error>;
+
+    /// Gives the log a new epoch if it still has that of a place which it does not hold any more: the database
+    /// went back in time under who knows that place. Otherwise changes nothing, since somebody else noticed
+    /// before or nothing is lost. Returns the end of the log after it. In one transaction, so however many
+    /// notice together, the epoch changes once.
+    async fn epoch_leave(&self, lost: Cursor) -> Result<Head, Error>;
 
     /// The end of the log.
     async fn head(&self) -> Result<Head, Error>;

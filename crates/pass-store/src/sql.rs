@@ -317,6 +317,10 @@ impl PassStore for SqlStore {
         self.explained(self.epoch_rotate_inner().await)
     }
 
+    async fn epoch_leave(&self, lost: Cursor) -> Result<Head, Error> {
+        self.explained(self.epoch_leave_inner(lost).await)
+    }
+
     async fn head(&self) -> Result<Head, Error> {
         self.explained(self.head_inner().await)
     }

@@ -41,6 +41,11 @@ macro_rules! store_suite {
             spools a_database_that_went_back_gets_a_new_epoch;
             spools spools_that_notice_together_change_the_epoch_once;
             spools an_epoch_can_be_rotated;
+            spools a_rotation_answers_for_what_was_lost_before_it;
+            spools a_spool_whose_refill_is_interrupted_tells_nothing_new;
+            spools an_epoch_is_left_for_a_place_that_is_gone_and_only_then;
+            spools replicas_and_spools_that_miss_the_same_change_the_epoch_once;
+            spools the_delivery_at_the_committed_sequence_is_known;
             spools a_dropped_append_happened_whole_or_not_at_all;
             quarantine a_replayed_delivery_is_applied_once_as_of_its_receive_time;
             quarantine a_delivery_still_undecodable_stays_open;

@@ -10,7 +10,7 @@
 //! | the store failed for the moment | UNAVAILABLE, STORE_UNAVAILABLE |
 //! | a newer stream of the spool | ABORTED, SPOOL_FENCED |
 //! | a message out of turn, or a gap | FAILED_PRECONDITION, SEQUENCE_INVALID |
-//! | its age, or the service's end | UNAVAILABLE, after acknowledging what was taken |
+//! | its age, a new epoch of the log, or the service's end | UNAVAILABLE, after acknowledging what was taken |
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -157,10 +157,12 @@ impl Ingest {
             batch_deliveries_max: i32::try_from(self.writer_config.batch_deliveries_max)
                 .unwrap_or(i32::MAX),
             message_bytes_max: i64::try_from(self.config.message_bytes_max()).unwrap_or(i64::MAX),
-            epoch: epoch_text(self.tail.head().epoch),
+            epoch: epoch_text(opened.epoch),
             missing_first_sequence: opened.missing.map_or(0, |(first, _)| first),
             missing_last_sequence: opened.missing.map_or(0, |(_, last)| last),
-            committed_delivery_id: String::new(),
+            committed_delivery_id: opened
+                .committed_delivery
+                .map_or_else(String::new, |id| id.to_string()),
         };
         frames.send(response(Response::Ready(ready))).await?;
         tracing::info!(
@@ -174,6 +176,7 @@ impl Ingest {
             frames,
             spool,
             generation: opened.generation,
+            epoch: opened.epoch,
             registered,
             batch_number: 0,
             sequence: None,
@@ -224,6 +227,8 @@ struct Session<'a> {
     frames: &'a FrameSender<v1::IngestResponse>,
     spool: SpoolId,
     generation: u64,
+    /// The log's epoch when the stream was opened.
+    epoch: u64,
     registered: Registered,
     /// Number of the last batch.
     batch_number: u64,
@@ -262,6 +267,8 @@ impl Session<'_> {
         let mut fenced = pin!(fence.cancelled());
         let mut stopping = pin!(self.on.shutdown.stopping());
         let mut aged = pin!(tokio::time::sleep(age));
+        let (mut head, epoch) = (self.on.tail.watch_head(), self.epoch);
+        let mut left = pin!(async move { head.wait_for(|head| head.epoch != epoch).await.is_ok() });
         loop {
             let reading =
                 last.is_none() && self.deliveries < window_deliveries && self.bytes < window_bytes;
@@ -281,6 +288,14 @@ impl Session<'_> {
                     let rotated = Fault::new(
                         Reason::StreamRotated,
                         "the stream reached its maximum age; connect again",
+                    );
+                    last = Some(rotated.into());
+                }
+                // The database may have less of the spool than it was told; what it has, the next hello hears.
+                true = &mut left, if last.is_none() => {
+                    let rotated = Fault::new(
+                        Reason::StreamRotated,
+                        "the log has a new epoch; connect again",
                     );
                     last = Some(rotated.into());
                 }

@@ -290,11 +290,7 @@ impl Tail {
 
 /// True if a place is in the log that `head` was just found to be the end of. Within an epoch it always is,
 /// unless the database was put back in time. `head` must have been asked for after the place was known.
-pub(crate) async fn holds(
-    store: &dyn PassStore,
-    head: &Head,
-    place: Cursor,
-) -> Result<bool, store::Error> {
+async fn holds(store: &dyn PassStore, head: &Head, place: Cursor) -> Result<bool, store::Error> {
     match place.position.cmp(&head.position) {
         std::cmp::Ordering::Greater => Ok(false),
         std::cmp::Ordering::Equal => Ok(place.digest == head.digest),

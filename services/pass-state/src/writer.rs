@@ -30,7 +30,7 @@ use tracing::Instrument as _;
 
 use crate::config::WriterConfig;
 use crate::health::StoreHealth;
-use crate::tail::{self, Tail};
+use crate::tail::Tail;
 
 mod poison;
 mod spans;
@@ -114,7 +114,7 @@ impl Writer {
         self.ask(|reply| Command::Discard(id, reason, reply)).await
     }
 
-    /// Gives the log a new epoch if it is still of the epoch of a place, and without that place.
+    /// Gives the log a new epoch if it still has that of a place, and not the place.
     pub(crate) async fn leave_epoch_without(
         &self,
         place: Cursor,
@@ -256,14 +256,19 @@ impl WriterTask {
             Command::Open(hello, reply) => {
                 let opened = self.store.spool_open(&hello).await;
                 self.note(opened.is_ok());
-                if opened.as_ref().is_ok_and(|opened| opened.epoch_changed) {
-                    tracing::error!(
-                        spool.id = %hello.spool,
-                        gateway.id = %hello.gateway,
-                        settled_sequence = hello.settled_sequence,
-                        "the database went back in time; the log has a new epoch and the gateway refills it"
-                    );
-                    self.tail.poll().await;
+                if let Ok(opened) = &opened {
+                    if opened.epoch_changed {
+                        tracing::error!(
+                            spool.id = %hello.spool,
+                            gateway.id = %hello.gateway,
+                            settled_sequence = hello.settled_sequence,
+                            "the database went back in time; the log has a new epoch and the gateway refills it"
+                        );
+                    }
+                    // The stream ends once the tail is in another epoch: not for lagging behind.
+                    if opened.epoch != self.tail.head().epoch {
+                        self.tail.poll().await;
+                    }
                 }
                 let _ = reply.send(opened);
             }
@@ -285,28 +290,14 @@ impl WriterTask {
                 let _ = reply.send(discarded);
             }
             Command::LeaveEpoch(place, reply) => {
-                let left = self.leave_epoch_without(place).await;
+                let left = self.store.epoch_leave(place).await;
                 self.note(left.is_ok());
-                let _ = reply.send(left);
+                if left.is_ok() {
+                    self.tail.poll().await;
+                }
+                let _ = reply.send(left.map(|_| ()));
             }
         }
-    }
-
-    /// Several replicas may miss the place at the same time: who comes second finds the new epoch.
-    async fn leave_epoch_without(&self, place: Cursor) -> Result<(), store::Error> {
-        let head = self.store.head().await?;
-        if head.epoch == place.epoch && !tail::holds(&*self.store, &head, place).await? {
-            tracing::error!(
-                missed_position = place.position.0,
-                head_position = head.position.0,
-                "the database was put back in time while it was in use; the log gets a new epoch"
-            );
-            let head = self.store.epoch_rotate().await?;
-            self.tail.committed(head);
-        } else {
-            self.tail.poll().await;
-        }
-        Ok(())
     }
 
     fn note(&self, fine: bool) {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use pass_domain::delivery::{Delivery, Outcome};
+use pass_domain::ids::DeliveryId;
 
 use crate::contract::{AppendPart, PartOutcome, SpoolId};
 
@@ -11,6 +12,8 @@ use crate::contract::{AppendPart, PartOutcome, SpoolId};
 pub(crate) struct SpoolPlace {
     pub(crate) generation: u64,
     pub(crate) committed_sequence: u64,
+    /// The last delivery that moved it; `None` until one does.
+    pub(crate) moved_by: Option<DeliveryId>,
 }
 
 /// A delivery that no sequence accounts for yet.
@@ -64,6 +67,7 @@ pub(crate) fn select<'a>(
                     delivery,
                 });
                 place.committed_sequence = *sequence;
+                place.moved_by = Some(delivery.id);
             }
             outcomes.push((*sequence, Outcome::Duplicate));
         }

@@ -300,6 +300,7 @@ fn parts_are_taken_left_out_or_fenced_one_by_one() {
     let place = |generation, committed_sequence| SpoolPlace {
         generation,
         committed_sequence,
+        moved_by: None,
     };
     let mut places = HashMap::from([
         (spool(1), place(1, 5)),
@@ -339,4 +340,13 @@ fn parts_are_taken_left_out_or_fenced_one_by_one() {
         .map(|fresh| (fresh.part, fresh.at))
         .collect();
     assert_eq!(fresh, [(0, 2), (0, 3), (1, 0)]);
+    let moved: Vec<_> = [1, 2, 4]
+        .map(|id| {
+            (
+                places[&spool(id)].committed_sequence,
+                places[&spool(id)].moved_by,
+            )
+        })
+        .into();
+    assert_eq!(moved, [(8, Some(delivery.id)), (0, None), (0, None)]);
 }

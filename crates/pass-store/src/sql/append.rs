@@ -157,9 +157,10 @@ impl SqlStore {
             .iter()
             .zip(&selected.parts)
             .filter_map(|(part, outcome)| match outcome {
-                PartOutcome::Committed { .. } => places
-                    .remove(&part.spool)
-                    .map(|place| (part.spool.0, place.committed_sequence)),
+                PartOutcome::Committed { .. } => {
+                    let place = places.remove(&part.spool)?;
+                    Some((part.spool.0, place.committed_sequence, place.moved_by?))
+                }
                 PartOutcome::Fenced | PartOutcome::Gap { .. } => None,
             });
         self.spools_progress(&transaction, head.epoch, moved.collect())
@@ -186,6 +187,7 @@ impl SqlStore {
             let place = SpoolPlace {
                 generation: get_number(&row, 1)?,
                 committed_sequence: get_number(&row, 2)?,
+                moved_by: None,
             };
             places.insert(SpoolId(get_id(&row, 0, "spool_id")?), place);
         }
@@ -245,13 +247,20 @@ impl SqlStore {
         &self,
         transaction: &Transaction,
         epoch: u64,
-        spools: Vec<([u8; 16], u64)>,
+        spools: Vec<([u8; 16], u64, DeliveryId)>,
     ) -> Result<(), Failure> {
         if let Transaction::Postgres(transaction) = transaction {
             return Ok(postgres::spools_progress(transaction, epoch, spools).await?);
         }
-        for (id, sequence) in spools {
-            let values = [number(sequence), bits(epoch), bytes(id.as_slice())];
+        for (id, sequence, delivery) in spools {
+            let values = [
+                number(sequence),
+                number(sequence),
+                bytes(delivery.as_bytes().as_slice()),
+                number(sequence),
+                bits(epoch),
+                bytes(id.as_slice()),
+            ];
             let text = &self.statements.spool_progress;
             let statement = Statement::from_sql_and_values(self.backend(), text, values);
             transaction.execute_raw(statement).await?;

@@ -22,6 +22,14 @@ pub(super) enum Readers {
 }
 
 impl Transaction {
+    /// Whether the log got a new epoch when it began, since the database had gone back in time.
+    pub(super) fn left_epoch(&self) -> bool {
+        match self {
+            Transaction::Sqlite(_) => false,
+            Transaction::Postgres(transaction) => transaction.left_epoch(),
+        }
+    }
+
     /// Ends it without a trace.
     pub(super) async fn rollback(self) -> Result<(), DbErr> {
         match self {

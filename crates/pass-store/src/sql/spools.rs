@@ -1,7 +1,8 @@
 //! Spools and the epoch.
 
 use sea_orm::{
-    ActiveValue::Set, ConnectionTrait, EntityTrait, QueryOrder, QuerySelect, Statement,
+    ActiveValue::{NotSet, Set},
+    ConnectionTrait, EntityTrait, QueryOrder, QuerySelect, Statement,
     sea_query::OnConflict,
 };
 
@@ -9,12 +10,13 @@ use super::SqlStore;
 use super::append::{head_of, head_row_from};
 use super::connection::Transaction;
 use super::entity::spool;
-use super::rows::{Failure, bits, unsigned};
-use super::texts::spelled;
+use super::rows::{Failure, get_id, number, unsigned};
 use crate::contract::{Error, Head, LogInfo, SpoolHello, SpoolId, SpoolOpened, SpoolRecord};
 use crate::plan::HeadRow;
 use crate::stored::id_bytes;
+use pass_domain::cursor::Cursor;
 use pass_domain::event::Position;
+use pass_domain::ids::{DeliveryId, EventId};
 
 /// Most spools in [`LogInfo`].
 const SPOOLS_MAX: u64 = 1_000;
@@ -53,12 +55,19 @@ impl SqlStore {
             committed_sequence: 0,
             missing: String::new(),
             epoch: 0,
+            delivery_sequence: 0,
+            delivery_id: Vec::new(),
+            refill_sequence: 0,
         });
         let committed = unsigned(known.committed_sequence)?;
         let went_back = hello.settled_sequence > committed;
         // If the epoch is not the one in which the spool's place was last in order, somebody noticed before:
-        // this spool, another one or a replica. One change is enough: cursors from before it are refused.
-        let noticed = known.epoch != 0 && known.epoch.cast_unsigned() != head.epoch;
+        // this spool, another one or a replica. One change is enough: cursors from before it are refused. But
+        // a spool that was acknowledged more than it had to refill tells of another loss, meanwhile.
+        let refill = unsigned(known.refill_sequence)?;
+        let noticed = known.epoch != 0
+            && known.epoch.cast_unsigned() != head.epoch
+            && (refill <= committed || refill >= hello.settled_sequence);
         let in_order = match known.epoch.cast_unsigned() {
             _ if !went_back => None,
             0 => Some(head.epoch),
@@ -97,6 +106,15 @@ impl SqlStore {
             note_missing(&mut missing_text, first, last);
         }
         let committed = missing.map_or(committed, |(_, last)| last);
+        let committed_delivery = if committed > 0 && unsigned(known.delivery_sequence)? == committed
+        {
+            Some(DeliveryId::from_bytes(id_bytes(
+                &known.delivery_id,
+                "delivery_id",
+            )?))
+        } else {
+            None
+        };
         let generation = unsigned(known.generation)? + 1;
         let row = spool::ActiveModel {
             spool_id: Set(hello.spool.0.to_vec()),
@@ -106,6 +124,13 @@ impl SqlStore {
             missing: Set(missing_text),
             // Until it refills the log, what it says is no news.
             epoch: Set(in_order.unwrap_or(head.epoch).cast_signed()),
+            delivery_sequence: NotSet,
+            delivery_id: NotSet,
+            refill_sequence: Set(if went_back {
+                hello.settled_sequence.cast_signed()
+            } else {
+                0
+            }),
         };
         let overwrite = OnConflict::column(spool::Column::SpoolId)
             .update_columns([
@@ -114,6 +139,7 @@ impl SqlStore {
                 spool::Column::CommittedSequence,
                 spool::Column::Missing,
                 spool::Column::Epoch,
+                spool::Column::RefillSequence,
             ])
             .to_owned();
         spool::Entity::insert(row)
@@ -124,6 +150,8 @@ impl SqlStore {
         Ok(SpoolOpened {
             generation,
             committed_sequence: committed,
+            committed_delivery,
+            epoch: head.epoch,
             epoch_changed,
             missing,
         })
@@ -144,16 +172,55 @@ impl SqlStore {
     /// See [`crate::PassStore::epoch_rotate`].
     pub(super) async fn epoch_rotate_inner(&self) -> Result<Head, Failure> {
         let (transaction, mut head) = self.begin().await?;
-        self.epoch_change(&transaction, &mut head).await?;
-        // Nothing went back: what the spools say later is to be measured against the new epoch.
-        let statement = Statement::from_sql_and_values(
-            self.backend(),
-            spelled(self.backend(), "UPDATE spool SET epoch = ?"),
-            [bits(head.epoch)],
-        );
-        transaction.execute_raw(statement).await?;
-        self.commit(transaction, &head, 0).await?;
+        if transaction.left_epoch() {
+            // Just now, on account of the same loss.
+            transaction.rollback().await?;
+        } else {
+            self.epoch_change(&transaction, &mut head).await?;
+            self.commit(transaction, &head, 0).await?;
+        }
         head_of(&head)
+    }
+
+    /// See [`crate::PassStore::epoch_leave`].
+    pub(super) async fn epoch_leave_inner(&self, lost: Cursor) -> Result<Head, Failure> {
+        let (transaction, mut head) = self.begin().await?;
+        let noticed = head.epoch != lost.epoch;
+        if noticed || self.holds(&transaction, &head, lost).await? {
+            transaction.rollback().await?;
+        } else {
+            tracing::error!(
+                lost_position = lost.position.0,
+                found_position = head.position,
+                "the database went back in time while it was in use: the log gets a new epoch"
+            );
+            self.epoch_change(&transaction, &mut head).await?;
+            self.commit(transaction, &head, 0).await?;
+        }
+        head_of(&head)
+    }
+
+    /// Whether a place of the log's epoch is in it.
+    async fn holds(
+        &self,
+        transaction: &Transaction,
+        head: &HeadRow,
+        place: Cursor,
+    ) -> Result<bool, Failure> {
+        if place.position.0 >= head.position {
+            return Ok((place.position.0, place.digest) == (head.position, head.digest));
+        }
+        if place.position.0 == 0 {
+            return Ok(true);
+        }
+        let text = &self.statements.event_id_at;
+        let position = [number(place.position.0)];
+        let statement = Statement::from_sql_and_values(self.backend(), text, position);
+        let Some(row) = transaction.query_one_raw(statement).await? else {
+            return Ok(false);
+        };
+        let id = EventId::from_bytes(get_id(&row, 0, "event_id")?);
+        Ok(Cursor::digest_of(&id) == place.digest)
     }
 
     /// See [`crate::PassStore::log_info`].

@@ -109,7 +109,8 @@ impl Statements {
                  quarantine_open = ? WHERE id = 1",
             ),
             spool_progress: spell(
-                "UPDATE spool SET committed_sequence = ?, epoch = ? WHERE spool_id = ?",
+                "UPDATE spool SET committed_sequence = ?, delivery_sequence = ?, delivery_id = ?, \
+                 epoch = CASE WHEN refill_sequence <= ? THEN ? ELSE epoch END WHERE spool_id = ?",
             ),
             spools: Lookup::new(
                 backend,

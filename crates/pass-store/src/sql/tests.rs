@@ -86,6 +86,7 @@ async fn a_restored_file_is_noticed_and_refilled() {
         ),
         (2, true, None)
     );
+    assert_eq!(opened.committed_delivery, Some(updated(2).id));
     let mut feed = Feed::open(&store, 1).await;
     assert_eq!(
         feed.append([updated(3), updated(4)]).await,
@@ -125,6 +126,8 @@ async fn what_was_committed_is_there_after_reopening() {
     .expect("opened");
     assert_eq!(again.head().await.expect("read"), head);
     assert_eq!(whole_log(&again).await.len(), 1);
+    let opened = again.spool_open(&hello(1)).await.expect("opened");
+    assert_eq!(opened.committed_delivery, Some(updated(1).id));
     again.close().await;
     store.close().await;
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::task::Poll;
 
+use pass_domain::cursor::Cursor;
 use pass_domain::delivery::Outcome;
 use pass_domain::event::Position;
 use pass_domain::kind::Kind;
 
 use super::make::{Says, at, delivery, short};
 use super::{Feed, hello, outcomes, whole_log};
-use crate::contract::{AppendPart, Error, PartOutcome, PassStore, SpoolHello};
+use crate::contract::{AppendPart, Error, Head, PartOutcome, PassStore, SpoolHello};
 
 fn updated(number: u64) -> pass_domain::delivery::Delivery {
     let seconds = i64::try_from(number).expect("small");
@@ -206,25 +207,22 @@ pub async fn a_database_that_went_back_gets_a_new_epoch(store: Arc<dyn PassStore
     assert!(matches!(absurd, Err(Error::Refused(_))), "{absurd:?}");
 }
 
-/// However many spools notice that the database went back, the epoch changes once; a rotation in between
-/// does not hide a later loss.
+/// However many spools notice that the database went back, the epoch changes once; a rotation before does
+/// not hide a later loss.
 pub async fn spools_that_notice_together_change_the_epoch_once(store: Arc<dyn PassStore>) {
+    let rotated = store.epoch_rotate().await.expect("rotated");
     for id in 1..=3_u8 {
         Feed::open(&store, id)
             .await
             .append([updated(u64::from(id))])
             .await;
     }
-    let went_back = |id| SpoolHello {
-        settled_sequence: 9,
-        oldest_sequence: 1,
-        ..hello(id)
-    };
-    let rotated = store.epoch_rotate().await.expect("rotated");
     let mut changes = 0;
     for id in [1, 2, 3, 2, 1] {
-        let opened = store.spool_open(&went_back(id)).await.expect("opened");
+        let opened = store.spool_open(&settled(id, 9)).await.expect("opened");
         assert_eq!((opened.committed_sequence, opened.missing), (1, None));
+        let epoch = store.head().await.expect("read").epoch;
+        assert_eq!(opened.epoch, epoch);
         changes += u32::from(opened.epoch_changed);
     }
     assert_eq!(changes, 1);
@@ -232,18 +230,189 @@ pub async fn spools_that_notice_together_change_the_epoch_once(store: Arc<dyn Pa
     // Once a spool has refilled, its word counts again.
     let mut feed = Feed::open(&store, 2).await;
     feed.append((4..=11).map(updated)).await;
-    let settled = SpoolHello {
-        settled_sequence: 20,
-        oldest_sequence: 1,
-        ..hello(2)
+    let opened = store.spool_open(&settled(2, 20)).await.expect("opened");
+    assert!(opened.epoch_changed);
+}
+
+/// An operator who rotates after a restore has done what the spools would have: their word of what the
+/// restore lost changes nothing, whenever they say it.
+pub async fn a_rotation_answers_for_what_was_lost_before_it(store: Arc<dyn PassStore>) {
+    for id in 1..=2_u8 {
+        let mut feed = Feed::open(&store, id).await;
+        feed.append([updated(u64::from(id))]).await;
+    }
+    let rotated = store.epoch_rotate().await.expect("rotated");
+    for id in [1, 2, 1] {
+        let opened = store.spool_open(&settled(id, 9)).await.expect("opened");
+        assert_eq!(
+            (opened.committed_sequence, opened.epoch_changed),
+            (1, false)
+        );
+    }
+    assert_eq!(store.head().await.expect("read"), rotated);
+}
+
+/// A stream may break many times before its spool has refilled what was lost: that is one loss. One more
+/// acknowledged than it had to refill, and it is another.
+pub async fn a_spool_whose_refill_is_interrupted_tells_nothing_new(store: Arc<dyn PassStore>) {
+    Feed::open(&store, 1).await.append([updated(1)]).await;
+    let opened = store.spool_open(&settled(1, 9)).await.expect("opened");
+    assert!(opened.epoch_changed);
+    let mut feed = Feed {
+        store: Arc::clone(&store),
+        spool: hello(1).spool,
+        generation: opened.generation,
+        sequence: 1,
     };
-    assert!(
-        store
-            .spool_open(&settled)
-            .await
-            .expect("opened")
-            .epoch_changed
+    for refilled in 2..=5 {
+        feed.append([updated(refilled)]).await;
+        let again = store.spool_open(&settled(1, 9)).await.expect("opened");
+        assert_eq!(
+            (again.committed_sequence, again.epoch_changed),
+            (refilled, false)
+        );
+        assert_eq!(again.epoch, opened.epoch);
+        feed.generation = again.generation;
+    }
+    let other = store.spool_open(&settled(1, 10)).await.expect("opened");
+    assert_eq!((other.committed_sequence, other.epoch_changed), (5, true));
+    // And once it has refilled everything, all it says is news.
+    feed.generation = other.generation;
+    feed.append((6..=10).map(updated)).await;
+    let other = store.spool_open(&settled(1, 11)).await.expect("opened");
+    assert!(other.epoch_changed);
+}
+
+/// Places of a history that is gone: one past the end, another event at the end or before it.
+pub async fn an_epoch_is_left_for_a_place_that_is_gone_and_only_then(store: Arc<dyn PassStore>) {
+    let mut feed = Feed::open(&store, 1).await;
+    let empty = store.head().await.expect("read").cursor();
+    feed.append([updated(1), updated(2), updated(3)]).await;
+    let mut head = store.head().await.expect("read");
+    let at = |head: &Head, position, digest| Cursor {
+        epoch: head.epoch,
+        position: Position(position),
+        digest,
+    };
+    let second = store.digest_at(Position(2)).await.expect("read");
+    let second = second.expect("there is one");
+    let elsewhere = Cursor {
+        epoch: head.epoch ^ 1,
+        ..at(&head, 9, 9)
+    };
+    for there in [empty, at(&head, 2, second), head.cursor(), elsewhere] {
+        let left = store.epoch_leave(there).await.expect("looked");
+        assert_eq!(left, head, "{there:?} is no reason");
+        assert_eq!(store.head().await.expect("read"), head);
+    }
+    for gone in [(4, second), (3, second), (2, head.digest), (u64::MAX, 0)] {
+        let lost = at(&head, gone.0, gone.1);
+        let left = store.epoch_leave(lost).await.expect("left");
+        assert_ne!(left.epoch, head.epoch, "{gone:?}");
+        assert_eq!((left.position, left.digest), (head.position, head.digest));
+        assert_eq!(store.head().await.expect("read"), left);
+        assert_eq!(
+            store.epoch_leave(lost).await.expect("looked"),
+            left,
+            "who comes second finds it done"
+        );
+        head = left;
+    }
+    assert_eq!(feed.append([updated(4)]).await, [Outcome::Applied]);
+}
+
+/// Two replicas that miss their place and three spools that miss deliveries, all at once: one change.
+pub async fn replicas_and_spools_that_miss_the_same_change_the_epoch_once(
+    store: Arc<dyn PassStore>,
+) {
+    for id in 1..=3_u8 {
+        let mut feed = Feed::open(&store, id).await;
+        feed.append([updated(u64::from(id))]).await;
+    }
+    let before = store.head().await.expect("read");
+    let lost = Cursor {
+        position: Position(7),
+        ..before.cursor()
+    };
+    let hellos = [1, 2, 3].map(|id| settled(id, 3));
+    let (a, b, c, d, e) = tokio::join!(
+        store.epoch_leave(lost),
+        store.spool_open(&hellos[0]),
+        store.spool_open(&hellos[1]),
+        store.epoch_leave(lost),
+        store.spool_open(&hellos[2]),
     );
+    let now = store.head().await.expect("read").epoch;
+    assert_ne!(now, before.epoch);
+    let epochs = [
+        a.expect("left").epoch,
+        b.expect("opened").epoch,
+        c.expect("opened").epoch,
+        d.expect("left").epoch,
+        e.expect("opened").epoch,
+    ];
+    assert_eq!(epochs, [now; 5]);
+    // Each again, one after the other.
+    for hello in &hellos {
+        let opened = store.spool_open(hello).await.expect("opened");
+        assert_eq!((opened.epoch, opened.epoch_changed), (now, false));
+    }
+    assert_eq!(store.epoch_leave(lost).await.expect("looked").epoch, now);
+}
+
+/// A gateway compares it with what its spool has at that sequence.
+pub async fn the_delivery_at_the_committed_sequence_is_known(store: Arc<dyn PassStore>) {
+    let known = |settled_sequence, oldest_sequence| {
+        let hello = SpoolHello {
+            settled_sequence,
+            oldest_sequence,
+            ..hello(1)
+        };
+        let store = Arc::clone(&store);
+        async move {
+            let opened = store.spool_open(&hello).await.expect("opened");
+            (opened.committed_sequence, opened.committed_delivery)
+        }
+    };
+    assert_eq!(known(0, 0).await, (0, None));
+    let mut feed = Feed::open(&store, 1).await;
+    let mut other = Feed::open(&store, 2).await;
+    feed.append([updated(1), updated(2)]).await;
+    assert_eq!(known(0, 0).await, (2, Some(updated(2).id)));
+
+    // Several parts and spools at once; a part that was committed before moves nothing, though a batch beside
+    // it does, and a delivery that is known by its id counts like any other.
+    feed = Feed::open(&store, 1).await;
+    let mut moves = feed.part([updated(3), updated(1)]);
+    let again = AppendPart {
+        deliveries: vec![(1, Arc::new(updated(1)))],
+        ..moves.clone()
+    };
+    let parts = [moves.clone(), other.part([updated(9)]), again.clone()];
+    store.append(&parts, at(0)).await.expect("appended");
+    assert_eq!(known(0, 0).await, (4, Some(updated(1).id)));
+    moves.generation = Feed::open(&store, 1).await.generation;
+    let again = AppendPart {
+        deliveries: vec![(2, Arc::new(updated(8)))],
+        ..moves
+    };
+    let parts = [again, other.part([updated(10)])];
+    store.append(&parts, at(0)).await.expect("appended");
+    assert_eq!(known(0, 0).await, (4, Some(updated(1).id)));
+
+    // Moved over a range that is lost, the sequence has no delivery; the next one is known again.
+    assert_eq!(known(6, 7).await, (6, None));
+    feed = Feed::open(&store, 1).await;
+    feed.append([updated(7)]).await;
+    assert_eq!(known(7, 7).await, (7, Some(updated(7).id)));
+}
+
+fn settled(id: u8, settled_sequence: u64) -> SpoolHello {
+    SpoolHello {
+        settled_sequence,
+        oldest_sequence: 1,
+        ..hello(id)
+    }
 }
 
 /// Rotating changes the epoch and nothing else.

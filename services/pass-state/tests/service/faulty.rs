@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use pass_domain::Timestamp;
+use pass_domain::cursor::Cursor;
 use pass_domain::delivery::{Decoded, Delivery};
 use pass_domain::event::{Event, Position};
 use pass_domain::ids::{DeliveryId, EventId, PassKey, SourceUid};
@@ -35,15 +36,13 @@ pub(crate) struct Faulty {
     pub(crate) appends: AtomicUsize,
     /// Pages of events read so far.
     pub(crate) pages: AtomicUsize,
-    /// A head to tell instead of the true one.
-    pub(crate) told: Mutex<Option<Head>>,
     /// The next append is our bug.
     pub(crate) panics: AtomicBool,
     /// Unary reads of passes never end.
     pub(crate) stuck: AtomicBool,
     /// Hints of other processes' commits.
     pub(crate) hints: watch::Sender<u64>,
-    /// Changes of the epoch that were asked for.
+    /// Epochs that were left since a place was lost.
     pub(crate) rotations: AtomicUsize,
 }
 
@@ -61,7 +60,6 @@ impl Faulty {
             page_gate: Semaphore::new(Semaphore::MAX_PERMITS),
             appends: AtomicUsize::new(0),
             pages: AtomicUsize::new(0),
-            told: Mutex::default(),
             panics: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
             hints: watch::Sender::new(0),
@@ -139,21 +137,23 @@ impl PassStore for Faulty {
     }
 
     async fn epoch_rotate(&self) -> Result<Head, Error> {
-        self.rotations.fetch_add(1, Ordering::SeqCst);
-        let head = self.inner().epoch_rotate().await;
-        *self.told.lock().unwrap() = None;
-        head
+        self.inner().epoch_rotate().await
+    }
+
+    async fn epoch_leave(&self, lost: Cursor) -> Result<Head, Error> {
+        let before = self.inner().head().await?;
+        let after = self.inner().epoch_leave(lost).await?;
+        if after.epoch != before.epoch {
+            self.rotations.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(after)
     }
 
     async fn head(&self) -> Result<Head, Error> {
         if self.blind.load(Ordering::SeqCst) {
             return Err(Error::Unavailable("on cue".into()));
         }
-        let told = *self.told.lock().unwrap();
-        match told {
-            Some(head) => Ok(head),
-            None => self.inner().head().await,
-        }
+        self.inner().head().await
     }
 
     async fn log_info(&self) -> Result<LogInfo, Error> {

@@ -12,6 +12,8 @@ use pass_proto::v1::subscribe_response::Frame;
 use pass_store::{AppendPart, PassStore, SpoolHello, SpoolId, SqlStore, SqliteOptions};
 use service_kit::config::Duration as Span;
 use tokio::sync::Semaphore;
+use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use crate::faulty::Faulty;
 use crate::harness::*;
@@ -282,5 +284,83 @@ async fn a_read_that_waits_for_a_place_finds_what_another_process_committed() {
     let pass = server.passes().get_pass(request).await.unwrap();
     assert!(pass.into_inner().pass.is_some());
     assert!(began.elapsed() < Duration::from_secs(1));
+    server.stop().await;
+}
+
+/// Says hello of spool 1, with what it has and what it was acknowledged.
+async fn with_settled(server: &Server, settled_sequence: u64) -> Gateway {
+    let hello = v1::IngestHello {
+        settled_sequence,
+        oldest_sequence: 1,
+        ..hello(1)
+    };
+    Gateway::with(&server.channel, hello).await
+}
+
+#[tokio::test]
+async fn an_idle_gateway_is_told_to_say_hello_again_once_the_log_has_a_new_epoch() {
+    let (server, store, standby) = with_a_standby_that_lags(|_| {}).await;
+    let mut idle = with_settled(&server, 10).await;
+    let before = server.log().await.epoch;
+    assert_eq!(idle.ready.epoch, before);
+    store.fail_over(standby);
+    let status = idle.end().await;
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(reason(&status), Reason::StreamRotated);
+    assert!(status.get_details_retry_info().is_some());
+
+    let mut refilling = with_settled(&server, 10).await;
+    let now = server.log().await.epoch;
+    assert_ne!(now, before);
+    assert_eq!(refilling.ready.epoch, now);
+    assert_eq!(refilling.ready.committed_sequence, 5);
+    assert_eq!(refilling.deliver(installs(5..8)).await, ["APPLIED"; 3]);
+    // A refill that goes on in another stream is of the same loss.
+    let mut refilling = with_settled(&server, 10).await;
+    assert_eq!(refilling.deliver(installs(8..10)).await, ["APPLIED"; 2]);
+    assert_eq!(server.log().await.epoch, now);
+    assert_eq!(store.rotations.load(Ordering::SeqCst), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_taken_before_an_epoch_ends_is_acknowledged_before_its_streams_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Faulty::new(&dir).await;
+    let server = Server::over(Some(store.clone()), dir, |_| {}).await;
+    let mut gateway = Gateway::connect(&server, 1).await;
+    store.gate.forget_permits(Semaphore::MAX_PERMITS);
+    gateway.send(installs(0..3)).await;
+    eventually("the append", || async {
+        store.appends.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    let rotated = store.inner().epoch_rotate().await.unwrap();
+    eventually("the new epoch to be seen", || async {
+        let mut passes = server.passes();
+        let asking = passes.get_log_info(v1::GetLogInfoRequest {});
+        let log = asking.await.unwrap().into_inner();
+        log.head_cursor == rotated.cursor().to_string()
+    })
+    .await;
+    store.gate.add_permits(100);
+    let committed = gateway.committed().await.unwrap();
+    assert_eq!(committed.committed_sequence, 3);
+    assert_eq!(reason(&gateway.end().await), Reason::StreamRotated);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_hears_which_delivery_is_the_committed_one() {
+    let (server, store, standby) = with_a_standby_that_lags(|_| {}).await;
+    let id_of = |number| installs(number..number + 1)[0].id.to_string();
+    let fresh = Gateway::connect(&server, 9).await;
+    assert_eq!(fresh.ready.committed_delivery_id, "");
+    let mut gateway = with_settled(&server, 10).await;
+    assert_eq!(gateway.ready.committed_delivery_id, id_of(9));
+    store.fail_over(standby);
+    gateway.end().await;
+    let gateway = with_settled(&server, 10).await;
+    assert_eq!(gateway.ready.committed_delivery_id, id_of(4));
     server.stop().await;
 }

@@ -187,7 +187,9 @@ async fn a_rotated_epoch_ends_streams_on_every_replica(database: Database) {
         assert_eq!(reason(&status), Reason::CursorEpochMismatch);
         assert_eq!(metadata(&status, "head_cursor"), head.cursor().to_string());
     }
-    // Gateways go on.
+    // Gateways go on, once they have said hello in the new one.
+    assert_eq!(reason(&gateway.end().await), Reason::StreamRotated);
+    let mut gateway = Gateway::connect(&a, 1).await;
     gateway.deliver(installs(3..4)).await;
     assert_eq!(b.log().await.books.unwrap().events, 4);
     b.stop().await;

@@ -597,23 +597,6 @@ async fn a_database_put_back_in_time_ends_open_streams_and_refuses_old_cursors()
 }
 
 #[tokio::test]
-async fn a_log_that_got_shorter_under_a_running_service_gets_a_new_epoch() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Faulty::new(&dir).await;
-    let server = Server::over(Some(store.clone()), dir, |_| {}).await;
-    let mut gateway = Gateway::connect(&server, 1).await;
-    gateway.deliver(installs(0..3)).await;
-    let mut subscriber = server.subscribe(from_end()).await.unwrap();
-    subscriber.started().await;
-    let mut shorter = store.head().await.unwrap();
-    shorter.position = pass_domain::event::Position(1);
-    *store.told.lock().unwrap() = Some(shorter);
-    let (_, status) = subscriber.rest().await;
-    assert_eq!(reason(&status.unwrap()), Reason::CursorEpochMismatch);
-    server.stop().await;
-}
-
-#[tokio::test]
 async fn commits_of_another_process_are_seen_by_polling() {
     let dir = tempfile::tempdir().unwrap();
     let store = Faulty::new(&dir).await;

@@ -13,6 +13,12 @@ pub(crate) struct Model {
     pub(crate) missing: String,
     /// The log's epoch when the spool's place was last in order; 0 if an older release wrote it.
     pub(crate) epoch: i64,
+    /// The sequence of the delivery below; if it is not the committed one, which that is is not known.
+    pub(crate) delivery_sequence: i64,
+    /// The last delivery; empty if there was none or an older release wrote it.
+    pub(crate) delivery_id: Vec<u8>,
+    /// How far the spool has to refill a database that went back in time; 0 if it has not to.
+    pub(crate) refill_sequence: i64,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

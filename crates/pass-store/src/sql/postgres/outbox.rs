@@ -1,8 +1,11 @@
 //! Rows on their way into tables: one statement per table, whose parameters are columns.
 //!
 //! However many rows a transaction has, each table takes one round trip and each text is prepared once. The
-//! arrays are filled column by column as the plan makes rows, and go to the driver as they are. The server
-//! works in a process of its own, so each statement runs while the next one's rows are made.
+//! arrays are filled column by column as the plan makes rows, and go to the driver as they are. Passes come
+//! last and are made while the server works on the rest.
+
+use std::pin::pin;
+use std::task::Poll;
 
 use sea_orm::DbErr;
 use sea_orm::sqlx;
@@ -12,6 +15,7 @@ use super::statement::Bound;
 use crate::contract::QuarantineState;
 use crate::plan::{DeliveryRow, EventRow, Made, PassRow};
 use crate::stored::Numbered;
+use pass_domain::ids::DeliveryId;
 
 const DELIVERY: &str = "INSERT INTO delivery (number, delivery_id, source, record_micros, outcome, body) \
      SELECT number, delivery_id, source, $1, outcome, body \
@@ -87,25 +91,38 @@ pub(in crate::sql) async fn write<'a>(
 ) -> Result<(), DbErr> {
     let (mut deliveries, mut stays) = (Deliveries::default(), Stays::default());
     let (mut events, mut passes) = (Events::default(), Passes::default());
-    while let Some(made) = more() {
-        match made {
-            Made::Rows(rows) => {
+    let mut has_more = true;
+    while has_more {
+        match more() {
+            None => has_more = false,
+            Some(Made::Rows(rows)) => {
                 for row in rows.deliveries {
                     delivery(&mut deliveries, &mut stays, row);
                 }
-                rows.events
-                    .into_iter()
-                    .for_each(|row| event(&mut events, row));
+                for row in rows.events {
+                    event(&mut events, row);
+                }
             }
-            Made::Passes(rows) => rows.into_iter().for_each(|row| pass(&mut passes, row)),
+            Some(Made::Passes(rows)) => {
+                rows.into_iter().for_each(|row| pass(&mut passes, row));
+                break;
+            }
         }
     }
+    let mut more_passes = || {
+        if let Some(Made::Passes(rows)) = has_more.then(&mut more).flatten() {
+            rows.into_iter().for_each(|row| pass(&mut passes, row));
+        } else {
+            has_more = false;
+        }
+        has_more
+    };
     if !deliveries.numbers.is_empty() {
         let query = sqlx::query(PERSONAL)
             .bind(&deliveries.numbers)
             .bind(deliveries.personals)
             .bind(deliveries.raw_bodies);
-        transaction.execute(query).await?;
+        alongside(transaction.execute(query), &mut more_passes).await?;
         let query = sqlx::query(DELIVERY)
             .bind(record_micros)
             .bind(deliveries.numbers)
@@ -113,7 +130,7 @@ pub(in crate::sql) async fn write<'a>(
             .bind(deliveries.sources)
             .bind(deliveries.outcomes)
             .bind(deliveries.bodies);
-        transaction.execute(query).await?;
+        alongside(transaction.execute(query), &mut more_passes).await?;
     }
     if !stays.numbers.is_empty() {
         let query = sqlx::query(QUARANTINE)
@@ -122,7 +139,7 @@ pub(in crate::sql) async fn write<'a>(
             .bind(stays.numbers)
             .bind(stays.reasons)
             .bind(stays.details);
-        transaction.execute(query).await?;
+        alongside(transaction.execute(query), &mut more_passes).await?;
     }
     if !events.positions.is_empty() {
         let query = sqlx::query(EVENT)
@@ -133,12 +150,31 @@ pub(in crate::sql) async fn write<'a>(
             .bind(events.deliveries)
             .bind(events.digests)
             .bind(events.bodies);
-        transaction.execute(query).await?;
+        alongside(transaction.execute(query), &mut more_passes).await?;
     }
+    while more_passes() {}
     if !passes.numbers.is_empty() {
         transaction.execute(pass_query(passes)).await?;
     }
     Ok(())
+}
+
+/// Runs a statement, and works in small steps while the server does; until there is no more to do.
+async fn alongside<T>(statement: impl Future<Output = T>, mut work: impl FnMut() -> bool) -> T {
+    let mut statement = pin!(statement);
+    let mut has_more = true;
+    std::future::poll_fn(|context| {
+        loop {
+            if let Poll::Ready(done) = statement.as_mut().poll(context) {
+                return Poll::Ready(done);
+            }
+            if !has_more {
+                return Poll::Pending;
+            }
+            has_more = work();
+        }
+    })
+    .await
 }
 
 fn pass_query(passes: Passes) -> Bound {
@@ -196,22 +232,24 @@ fn pass(passes: &mut Passes, row: PassRow) {
     passes.bodies.push(row.body);
 }
 
-/// Moves the spools' committed sequences on.
+/// Moves the spools' committed sequences on, to the deliveries that have them.
 pub(in crate::sql) async fn spools_progress(
     transaction: &Transaction,
     epoch: u64,
-    spools: impl IntoIterator<Item = ([u8; 16], u64)>,
+    spools: Vec<([u8; 16], u64, DeliveryId)>,
 ) -> Result<(), DbErr> {
-    let (ids, sequences): (Vec<_>, Vec<_>) = spools
-        .into_iter()
-        .map(|(id, sequence)| (id, sequence.cast_signed()))
-        .unzip();
+    let ids: Vec<_> = spools.iter().map(|(id, ..)| *id).collect();
+    let sequences: Vec<_> = spools.iter().map(|(_, at, _)| at.cast_signed()).collect();
+    let deliveries: Vec<_> = spools.iter().map(|(.., id)| *id.as_bytes()).collect();
     let query = sqlx::query(
-        "UPDATE spool SET committed_sequence = new.sequence, epoch = $1 \
-         FROM UNNEST($2::bytea[], $3::bigint[]) AS new (id, sequence) WHERE spool.spool_id = new.id",
+        "UPDATE spool SET committed_sequence = new.sequence, delivery_sequence = new.sequence, \
+         delivery_id = new.delivery, epoch = CASE WHEN refill_sequence <= new.sequence THEN $1 ELSE epoch END \
+         FROM UNNEST($2::bytea[], $3::bigint[], $4::bytea[]) AS new (id, sequence, delivery) \
+         WHERE spool.spool_id = new.id",
     );
+    let query = query.bind(epoch.cast_signed()).bind(ids);
     transaction
-        .execute(query.bind(epoch.cast_signed()).bind(ids).bind(sequences))
+        .execute(query.bind(sequences).bind(deliveries))
         .await?;
     Ok(())
 }
