@@ -45,6 +45,8 @@ pub enum Tally {
     Storage,
     /// 503: the server that keeps the spool could not be reached or used.
     Unavailable,
+    /// 503: the spool was put back to an earlier moment, so what it takes may never reach the log.
+    Restored,
     /// 503: stopping.
     Stopping,
     /// 500.
@@ -55,7 +57,7 @@ pub enum Tally {
 
 impl Tally {
     /// Every tally.
-    pub const ALL: [Tally; 25] = [
+    pub const ALL: [Tally; 26] = [
         Tally::Stored,
         Tally::Quarantined,
         Tally::Control,
@@ -75,6 +77,7 @@ impl Tally {
         Tally::Full,
         Tally::Storage,
         Tally::Unavailable,
+        Tally::Restored,
         Tally::Stopping,
         Tally::Internal,
         Tally::Committed(Outcome::Applied),
@@ -106,6 +109,7 @@ impl Tally {
             Tally::Full => "full",
             Tally::Storage => "storage",
             Tally::Unavailable => "unavailable",
+            Tally::Restored => "restored",
             Tally::Stopping => "stopping",
             Tally::Internal => "internal",
             Tally::Committed(Outcome::Applied) => "committed_applied",
@@ -136,12 +140,13 @@ impl Tally {
             Tally::Full => 16,
             Tally::Storage => 17,
             Tally::Unavailable => 18,
-            Tally::Stopping => 19,
-            Tally::Internal => 20,
-            Tally::Committed(Outcome::Applied) => 21,
-            Tally::Committed(Outcome::Duplicate) => 22,
-            Tally::Committed(Outcome::Quarantined) => 23,
-            Tally::Committed(Outcome::Control) => 24,
+            Tally::Restored => 19,
+            Tally::Stopping => 20,
+            Tally::Internal => 21,
+            Tally::Committed(Outcome::Applied) => 22,
+            Tally::Committed(Outcome::Duplicate) => 23,
+            Tally::Committed(Outcome::Quarantined) => 24,
+            Tally::Committed(Outcome::Control) => 25,
         }
     }
 }

@@ -6,7 +6,9 @@
 //! starts after what pass-state says it has committed.
 //!
 //! A spool may be shared by several gateways, of which one forwards at a time: before each stream the forwarder waits
-//! for its turn. Gateways that wait are ready; they take callbacks like the one that forwards.
+//! for its turn. Gateways that wait are ready; they take callbacks like the one that forwards. One that has the turn and
+//! is blocked, or does not reach pass-state for a while (see `patience`), passes the turn on: what stands in its way
+//! may stand in no one else's.
 //!
 //! Four kinds of ends:
 //! - ordinary ones (the connection broke, the store is away, the stream was rotated, no progress): reconnect
@@ -16,7 +18,8 @@
 //!   the next turn decides. Else it is a stream of our own that the server still held, or that of a copied spool
 //!   directory: wait longer, log;
 //! - blocked: nothing but a person can help (see `Failure::remedy`). The gateway turns not ready, keeps accepting
-//!   what comes, and keeps trying slowly.
+//!   what comes, and keeps trying slowly. Only where the spool was put back to an earlier moment, callbacks are
+//!   refused: it gives them numbers under which pass-state has other deliveries.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -35,16 +38,20 @@ use crate::sources::Sources;
 use crate::waiters::Waiters;
 
 mod failure;
+mod patience;
 mod pause;
 mod session;
 mod window;
 
 use failure::Failure;
+use patience::Patience;
 use pause::Pause;
 use session::{End, Session};
 
 /// How long taking a turn that nobody else has may last; only after that it is told that this gateway waits.
 const TURN_USUAL: Duration = Duration::from_millis(500);
+/// The same after this gateway passed the turn on: nobody else may have wanted it.
+const TURN_USUAL_PASSED: Duration = Duration::from_secs(5);
 
 /// What helps after a stream has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +86,9 @@ pub struct ForwardStatus {
     pub in_flight_bytes: usize,
     /// Why forwarding needs a person; absent if it does not.
     pub blocked: Option<String>,
+    /// True while callbacks are refused: pass-state has shown that the spool was put back to an earlier moment. From
+    /// then until a stream is open again, or the process ends.
+    pub spool_restored: bool,
     /// How the last stream ended, if not in order.
     pub last_error: Option<String>,
     /// The last range of sequences that pass-state lacks and the spool no longer has. Stays until the process
@@ -109,14 +119,27 @@ impl Forwarder {
     pub(crate) async fn run(self, check: Check, stop: CancellationToken) {
         check.ok();
         let mut pause = Pause::new(self.config.retry_min.get(), self.config.retry_max.get());
+        let hello_max = self.config.hello_timeout.get();
+        let mut patience = Patience::new(self.shared, hello_max);
         let (mut blocked_by_spool, mut hole_end) = (false, 0);
+        let mut turn_usual = TURN_USUAL;
         loop {
             let began = Instant::now();
-            let (end, progressed) = match self.turn(&check, &stop).await {
+            let (end, progressed) = match self.turn(turn_usual, &check, &stop).await {
                 Ok(waited) => {
-                    blocked_by_spool &= !waited;
-                    let mut session = Session::new(&self, &check, blocked_by_spool, hole_end);
-                    (session.run(&stop).await, session.progressed())
+                    turn_usual = TURN_USUAL;
+                    if waited {
+                        blocked_by_spool = false;
+                        patience.begins();
+                    }
+                    let hello_max = hello_max.min(patience.left());
+                    let mut session =
+                        Session::new(&self, &check, blocked_by_spool, hole_end, hello_max);
+                    let end = session.run(&stop).await;
+                    if session.opened() {
+                        patience.succeeded();
+                    }
+                    (end, session.progressed())
                 }
                 Err(end) => (end, false),
             };
@@ -132,7 +155,15 @@ impl Forwarder {
             };
             hole_end = failure.hole_end();
             blocked_by_spool = failure.is_of_the_spool() || (blocked_by_spool && !progressed);
-            let wait = self.judge(&failure, &check, &mut pause, progressed);
+            let mut wait = self.judge(&failure, &check, &mut pause, progressed);
+            let blocked = failure.remedy() == Remedy::Blocked;
+            if blocked {
+                self.spool.pass_turn().await;
+                patience.failed();
+                turn_usual = TURN_USUAL_PASSED;
+            } else {
+                wait = wait.min(patience.left());
+            }
             tracing::debug!(
                 wait_ms = wait.as_millis(),
                 lived_ms = began.elapsed().as_millis(),
@@ -142,22 +173,35 @@ impl Forwarder {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => return,
             }
+            if !blocked && patience.left().is_zero() {
+                self.spool.pass_turn().await;
+                patience.failed();
+                turn_usual = TURN_USUAL_PASSED;
+            }
         }
     }
 
-    /// Waits for the turn to forward, and says whether another gateway had it until now.
-    async fn turn(&self, check: &Check, stop: &CancellationToken) -> Result<bool, End> {
+    /// Waits for the turn to forward, and says whether another gateway had it until now. That it waits is told after
+    /// `usual`.
+    async fn turn(
+        &self,
+        usual: Duration,
+        check: &Check,
+        stop: &CancellationToken,
+    ) -> Result<bool, End> {
         let turn = async {
             let mut turn = self.spool.turn();
-            if let Ok(taken) = timeout(TURN_USUAL, &mut turn).await {
+            if let Ok(taken) = timeout(usual, &mut turn).await {
                 return taken.map(|()| false);
             }
             tracing::info!("waiting for the turn to forward this spool");
-            // What stood in this one's way is now for the other one to say.
-            check.ok();
             self.status.send_modify(|status| {
                 status.waiting_for_turn = true;
-                status.blocked = None;
+                // What stood in this one's way is now for the other one to say, but not what is wrong with the spool.
+                if !status.spool_restored {
+                    check.ok();
+                    status.blocked = None;
+                }
                 status.last_error = None;
             });
             turn.await.map(|()| true)
@@ -233,6 +277,7 @@ impl Forwarder {
             if blocked.is_some() {
                 status.blocked = blocked;
             }
+            status.spool_restored |= failure.is_of_a_restored_spool();
             status.last_error = Some(text);
         });
         wait

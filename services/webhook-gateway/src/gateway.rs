@@ -215,6 +215,7 @@ impl Gateway {
             clock,
             Arc::clone(&observer.books),
             waiters,
+            observer.watch_forward(),
             traced,
             shutdown.clone(),
         );

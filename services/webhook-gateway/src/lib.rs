@@ -17,6 +17,7 @@ pub mod config;
 mod forward;
 mod gateway;
 mod http;
+mod import;
 pub mod record;
 mod sources;
 #[cfg(test)]
@@ -27,3 +28,4 @@ pub use crate::config::Config;
 pub use crate::forward::ForwardStatus;
 pub use crate::gateway::{BuildError, Dependencies, Gateway, Observer, RunError};
 pub use crate::http::problem::Problem;
+pub use crate::import::{ImportError, Imported, spool_import};

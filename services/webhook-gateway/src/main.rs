@@ -2,7 +2,7 @@
 //! how it went (0 in order, 1 failed, 64 started wrongly).
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use service_kit::{EXIT_USAGE, telemetry};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use webhook_gateway::config::ENV_PREFIX;
-use webhook_gateway::{Config, Dependencies, Gateway};
+use webhook_gateway::{Config, Dependencies, Gateway, ImportError, spool_import};
 
 /// Takes wallet-pass vendors' webhooks, stores them durably and forwards them to pass-state.
 #[derive(Parser)]
@@ -32,7 +32,7 @@ struct Arguments {
     data_dir: PathBuf,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Serves until SIGTERM or SIGINT; a second signal cuts what is left.
     Serve,
@@ -40,6 +40,20 @@ enum Command {
     CheckConfig,
     /// Asks a running gateway whether it is ready.
     Healthcheck,
+    /// Works on the spool while no gateway does.
+    #[command(subcommand)]
+    Spool(SpoolCommand),
+}
+
+#[derive(Subcommand)]
+enum SpoolCommand {
+    /// Takes everything over that the embedded spool in another directory holds, and exits. For a spool that was put
+    /// back to an earlier moment and moved aside, one found on the disk of a machine that is gone, or the way to
+    /// JetStream. Repeating it is harmless: nothing is recorded twice.
+    Import {
+        /// The other spool's directory, in use by nobody.
+        dir: PathBuf,
+    },
 }
 
 #[tokio::main]
@@ -73,12 +87,19 @@ async fn main() -> ExitCode {
         Command::Serve => serve(config, env, arguments.data_dir).await,
         Command::CheckConfig => Ok(()),
         Command::Healthcheck => healthcheck(config.admin.listen).await,
+        Command::Spool(SpoolCommand::Import { dir }) => {
+            import(&config, env, arguments.data_dir, &dir).await
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("webhook-gateway: {error:#}");
-            ExitCode::FAILURE
+            if error.downcast_ref().is_some_and(ImportError::is_usage) {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -101,6 +122,22 @@ async fn serve(
     let result = gateway.run(shutdown).await;
     telemetry.shutdown().await;
     Ok(result?)
+}
+
+async fn import(
+    config: &Config,
+    env: Vec<(String, String)>,
+    data_dir: PathBuf,
+    dir: &Path,
+) -> anyhow::Result<()> {
+    let dependencies = Dependencies {
+        clock: Arc::new(SystemClock),
+        env,
+        data_dir,
+    };
+    let imported = Box::pin(spool_import(config, dependencies, dir)).await?;
+    println!("{imported}");
+    Ok(())
 }
 
 async fn healthcheck(admin: SocketAddr) -> anyhow::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pass_domain::ids::DeliveryId;
 use pass_proto::status::reason_of;
 use pass_proto::v1;
 use pass_spool::{LeaseError, SettleError};
@@ -42,10 +43,24 @@ pub(super) enum Failure {
     #[error(transparent)]
     Ack(#[from] AckError),
     #[error(
-        "pass-state has committed sequence {committed} of this spool, which ends at {last}; the spool was restored to an \
-         earlier moment, start a new one: move its directory aside, or name another stream"
+        "pass-state has committed sequence {committed} of this spool, which ends at {last}: {}",
+        rescue(*shared)
     )]
-    SpoolBehind { committed: u64, last: u64 },
+    SpoolBehind {
+        committed: u64,
+        last: u64,
+        shared: bool,
+    },
+    #[error(
+        "pass-state has recorded {theirs} as sequence {sequence} of this spool, which has {ours} there: {}",
+        rescue(*shared)
+    )]
+    SpoolRestored {
+        sequence: u64,
+        theirs: DeliveryId,
+        ours: DeliveryId,
+        shared: bool,
+    },
     /// The spool's next record is not the next sequence: an operator has moved damage aside. The next hello
     /// says from where the spool goes on.
     #[error("sequences {first} to {last} are no longer in the spool")]
@@ -94,6 +109,15 @@ impl Failure {
         )
     }
 
+    /// True if the spool was put back to an earlier moment, so that it gives numbers to deliveries under which
+    /// pass-state has others.
+    pub(super) fn is_of_a_restored_spool(&self) -> bool {
+        matches!(
+            self,
+            Failure::SpoolBehind { .. } | Failure::SpoolRestored { .. }
+        )
+    }
+
     pub(super) fn remedy(&self) -> Remedy {
         match self {
             Failure::Status(_)
@@ -103,7 +127,9 @@ impl Failure {
             | Failure::NoProgress(_)
             | Failure::Unexpected(_)
             | Failure::Ack(_)
-            | Failure::Settle(_)
+            | Failure::Settle(
+                SettleError::Ahead { .. } | SettleError::Unavailable(_) | SettleError::Closed,
+            )
             | Failure::SpoolClosed
             | Failure::Hole { .. }
             | Failure::Lease(
@@ -113,14 +139,30 @@ impl Failure {
                 | LeaseError::Unavailable(_)
                 | LeaseError::Closed,
             ) => Remedy::Retry,
-            Failure::Lease(LeaseError::TurnLost) => Remedy::Turn,
+            Failure::Lease(LeaseError::TurnLost) | Failure::Settle(SettleError::TurnLost) => {
+                Remedy::Turn
+            }
             Failure::Fenced => Remedy::Fenced,
             Failure::ProtocolMismatch { .. }
             | Failure::Refused(_)
             | Failure::SpoolBehind { .. }
+            | Failure::SpoolRestored { .. }
             | Failure::Record { .. }
             | Failure::Lease(LeaseError::Damaged { .. }) => Remedy::Blocked,
         }
+    }
+}
+
+/// What has to be done with a spool that was put back to an earlier moment, so that nothing of it is lost.
+fn rescue(shared: bool) -> &'static str {
+    if shared {
+        "the stream was put back to an earlier moment, and callbacks are refused; give it another id (nats stream edit \
+         STREAM --metadata=passline.spool_id=…, 32 new hexadecimal digits) and restart all gateways: what it holds is \
+         sent again, and what is recorded already is not recorded twice"
+    } else {
+        "the spool was put back to an earlier moment, and callbacks are refused; stop the gateway, move the spool's \
+         directory aside, run `webhook-gateway spool import` with its new place, --config and --data-dir, and start the \
+         gateway: what is recorded already is not recorded twice"
     }
 }
 

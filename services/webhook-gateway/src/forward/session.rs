@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -61,6 +62,9 @@ pub(super) struct Session<'a> {
     /// What ends the stream once everything in flight is acknowledged: deliveries before the damage are not
     /// held up by it.
     held: Option<Failure>,
+    /// How long pass-state may take to answer the hello.
+    hello_max: Duration,
+    opened: bool,
 }
 
 impl<'a> Session<'a> {
@@ -69,6 +73,7 @@ impl<'a> Session<'a> {
         check: &'a Check,
         blocked_by_spool: bool,
         hole_end: u64,
+        hello_max: Duration,
     ) -> Self {
         Self {
             forwarder,
@@ -79,12 +84,19 @@ impl<'a> Session<'a> {
             expected: 1,
             progressed: false,
             held: None,
+            hello_max,
+            opened: false,
         }
     }
 
     /// True if the stream moved anything, so that its failure is no reason for a longer pause.
     pub(super) fn progressed(&self) -> bool {
         self.progressed
+    }
+
+    /// True if pass-state and the spool agreed where to go on.
+    pub(super) fn opened(&self) -> bool {
+        self.opened
     }
 
     /// Opens the stream and forwards until it ends or `stop` and everything in flight is acknowledged.
@@ -105,7 +117,7 @@ impl<'a> Session<'a> {
 
     async fn open(&mut self) -> Result<Stream, Failure> {
         let forwarder = self.forwarder;
-        let limit = forwarder.config.hello_timeout.get();
+        let limit = self.hello_max;
         let (outbox, messages) = mpsc::channel(OUTBOX_MESSAGES);
         let hello = self.hello();
         self.oldest_told = hello.oldest_sequence;
@@ -144,7 +156,9 @@ impl<'a> Session<'a> {
         if ready.missing_first_sequence > 0 {
             self.alarm(ready.missing_first_sequence..=ready.missing_last_sequence);
         }
-        self.go_on_after(ready.committed_sequence).await?;
+        self.go_on_after(ready.committed_sequence, &ready.committed_delivery_id)
+            .await?;
+        self.opened = true;
         self.expected = ready.committed_sequence.saturating_add(1);
         if !self.blocked_by_spool {
             self.unblock();
@@ -152,6 +166,7 @@ impl<'a> Session<'a> {
         forwarder.waiters.connected(Some(ready.committed_sequence));
         forwarder.status.send_modify(|status| {
             status.connected = true;
+            status.spool_restored = false;
             status.streams += 1;
             status.epoch.clone_from(&ready.epoch);
             status.committed_sequence = ready.committed_sequence;
@@ -191,26 +206,73 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Puts the spool where pass-state is.
-    async fn go_on_after(&self, committed: u64) -> Result<(), Failure> {
-        let forwarder = self.forwarder;
-        let outcome =
-            forwarder
-                .spool
-                .rewind(Sequence(committed))
-                .await
-                .map_err(|error| match error {
-                    RewindError::Ahead { last } => Failure::SpoolBehind { committed, last },
-                    RewindError::Unavailable(reason) => LeaseError::Unavailable(reason).into(),
-                    RewindError::TurnLost => LeaseError::TurnLost.into(),
-                    RewindError::Closed => Failure::SpoolClosed,
-                })?;
-        if let Some(missing) = outcome.missing {
+    /// Puts the spool where pass-state is, unless it is not the spool that pass-state knows.
+    async fn go_on_after(&self, committed: u64, delivery_id: &str) -> Result<(), Failure> {
+        if let Some(missing) = self.rewind(committed).await? {
             self.alarm(missing);
         }
+        // Before anything is settled: what pass-state does not have must be kept.
+        self.compare(committed, delivery_id).await?;
         // What it committed before an acknowledgement was lost.
-        forwarder.spool.settle(Sequence(committed)).await?;
+        self.forwarder.spool.settle(Sequence(committed)).await?;
         Ok(())
+    }
+
+    /// Makes the spool go on after a sequence; tells which ones before it are gone.
+    async fn rewind(&self, after: u64) -> Result<Option<RangeInclusive<u64>>, Failure> {
+        let spool = &self.forwarder.spool;
+        match spool.rewind(Sequence(after)).await {
+            Ok(outcome) => Ok(outcome.missing),
+            Err(RewindError::Ahead { last }) => Err(Failure::SpoolBehind {
+                committed: after,
+                last,
+                shared: self.forwarder.shared,
+            }),
+            Err(RewindError::Unavailable(reason)) => Err(LeaseError::Unavailable(reason).into()),
+            Err(RewindError::TurnLost) => Err(LeaseError::TurnLost.into()),
+            Err(RewindError::Closed) => Err(Failure::SpoolClosed),
+        }
+    }
+
+    /// Compares what the spool has at the last committed sequence with what pass-state has recorded as that, where
+    /// both still know. A spool that was put back and has grown past that sequence since has another delivery there.
+    /// Leaves the spool behind that sequence.
+    async fn compare(&self, committed: u64, delivery_id: &str) -> Result<(), Failure> {
+        let spool = &self.forwarder.spool;
+        let Ok(theirs) = delivery_id.parse::<DeliveryId>() else {
+            return Ok(());
+        };
+        if committed == 0 || spool.status().oldest_kept.0 > committed {
+            return Ok(());
+        }
+        if self.rewind(committed - 1).await?.is_none() {
+            let limit = self.forwarder.config.hello_timeout.get();
+            match timeout(limit, spool.lease(1, 0)).await {
+                Ok(Ok(leased)) => {
+                    if let [only] = leased.as_slice()
+                        && only.sequence.0 == committed
+                    {
+                        return match delivery_id_of(&only.record) {
+                            Some(ours) if ours != theirs => Err(Failure::SpoolRestored {
+                                sequence: committed,
+                                theirs,
+                                ours,
+                                shared: self.forwarder.shared,
+                            }),
+                            Some(_) | None => Ok(()),
+                        };
+                    }
+                }
+                // The record is gone or damaged, but pass-state has it: nothing to be held up by.
+                Ok(Err(LeaseError::Damaged { .. } | LeaseError::Dropped { .. })) => {}
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => {
+                    let reason = format!("record {committed} was not given within {limit:?}");
+                    return Err(LeaseError::Unavailable(reason.into()).into());
+                }
+            }
+        }
+        self.rewind(committed).await.map(drop)
     }
 
     /// Says which deliveries can never reach the log.
@@ -501,6 +563,12 @@ async fn next_batch<'a>(
     let place = outbox.reserve().await.map_err(|_| Failure::Closed)?;
     let records = spool.lease(records_max, bytes_max).await;
     Ok((place, records))
+}
+
+/// The id of a stored delivery; absent if the record can't be read.
+fn delivery_id_of(record: &Bytes) -> Option<DeliveryId> {
+    let delivery = record::decode(record.clone()).ok()?;
+    Some(DeliveryId::from_bytes(delivery.id.try_into().ok()?))
 }
 
 /// Starts the span of a sampled delivery's hop and hands it on as the parent of what pass-state does.

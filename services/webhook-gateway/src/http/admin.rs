@@ -73,6 +73,7 @@ fn status(observer: &Observer) -> Value {
             "in_flight_deliveries": forward.in_flight_deliveries,
             "in_flight_bytes": forward.in_flight_bytes,
             "blocked": forward.blocked,
+            "spool_restored": forward.spool_restored,
             "last_error": forward.last_error,
             "missing": forward.missing.map(|range| [*range.start(), *range.end()]),
         },

@@ -44,6 +44,9 @@ pub enum Problem {
     Storage,
     /// The server that keeps the spool can't be reached or used. Whether the delivery is stored is unknown.
     SpoolUnavailable,
+    /// The spool was put back to an earlier moment; nothing more is taken until someone has acted. Nothing was
+    /// stored.
+    SpoolRestored,
     /// The gateway is stopping.
     Stopping,
 }
@@ -66,6 +69,7 @@ impl Problem {
             | Problem::SpoolFull
             | Problem::Storage
             | Problem::SpoolUnavailable
+            | Problem::SpoolRestored
             | Problem::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -89,6 +93,7 @@ impl Problem {
             Problem::SpoolFull => "spool-full",
             Problem::Storage => "storage",
             Problem::SpoolUnavailable => "spool-unavailable",
+            Problem::SpoolRestored => "spool-restored",
             Problem::Stopping => "stopping",
         }
     }
@@ -112,6 +117,9 @@ impl Problem {
             Problem::SpoolFull => "there is no room for deliveries at the moment",
             Problem::Storage => "the delivery could not be stored for certain",
             Problem::SpoolUnavailable => "deliveries can't be stored for certain at the moment",
+            Problem::SpoolRestored => {
+                "no deliveries are taken until this gateway's operator has acted"
+            }
             Problem::Stopping => "this gateway is stopping",
         }
     }
@@ -121,7 +129,7 @@ impl Problem {
         match self {
             Problem::Busy => Some(1),
             Problem::Stopping | Problem::Storage | Problem::SpoolUnavailable => Some(5),
-            Problem::SpoolFull => Some(30),
+            Problem::SpoolFull | Problem::SpoolRestored => Some(30),
             Problem::BodyBroken
             | Problem::NotJson
             | Problem::Unauthorized
@@ -154,6 +162,7 @@ impl Problem {
             | Problem::SpoolFull
             | Problem::Storage
             | Problem::SpoolUnavailable
+            | Problem::SpoolRestored
             | Problem::Stopping => None,
         };
         // All parts are fixed texts that need no escaping; a test reads them back.
@@ -210,6 +219,7 @@ impl Problem {
             | Problem::SpoolFull
             | Problem::Storage
             | Problem::SpoolUnavailable
+            | Problem::SpoolRestored
             | Problem::Stopping => {}
         }
         response
@@ -236,6 +246,7 @@ mod tests {
 503 spool-full 30 there is no room for deliveries at the moment
 503 storage 5 the delivery could not be stored for certain
 503 spool-unavailable 5 deliveries can't be stored for certain at the moment
+503 spool-restored 30 no deliveries are taken until this gateway's operator has acted
 503 stopping 5 this gateway is stopping
 ";
 
@@ -258,6 +269,7 @@ mod tests {
             Problem::SpoolFull,
             Problem::Storage,
             Problem::SpoolUnavailable,
+            Problem::SpoolRestored,
             Problem::Stopping,
         ]
     }

@@ -166,6 +166,9 @@ impl Call<'_> {
         if let Some(span) = self.span {
             span.record("delivery.id", tracing::field::display(&told.id));
         }
+        if edge.forward.borrow().spool_restored {
+            return Refused::because(Tally::Restored, Problem::SpoolRestored);
+        }
         let sequence = match edge
             .spool
             .append(RecordId(*told.id.as_bytes()), record)

@@ -14,6 +14,7 @@ use service_kit::clock::Clock;
 use service_kit::listener::BodyTimeouts;
 use service_kit::shutdown::Shutdown;
 use service_kit::telemetry;
+use tokio::sync::watch;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
@@ -22,6 +23,7 @@ use super::problem::Problem;
 use super::receive;
 use crate::books::{Books, Tally};
 use crate::config::{Ack, Http, SERVICE_NAME};
+use crate::forward::ForwardStatus;
 use crate::record::record_bytes_max;
 use crate::sources::Sources;
 use crate::waiters::Waiters;
@@ -33,6 +35,8 @@ pub(crate) struct Edge {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) books: Arc<Books>,
     pub(super) waiters: Arc<Waiters>,
+    /// Tells whether pass-state knows the spool as it is.
+    pub(super) forward: watch::Receiver<ForwardStatus>,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) body_bytes_max: usize,
     pub(super) record_bytes_max: usize,
@@ -56,6 +60,7 @@ impl Edge {
         clock: Arc<dyn Clock>,
         books: Arc<Books>,
         waiters: Arc<Waiters>,
+        forward: watch::Receiver<ForwardStatus>,
         traced: bool,
         shutdown: Shutdown,
     ) -> Self {
@@ -66,6 +71,7 @@ impl Edge {
             clock,
             books,
             waiters,
+            forward,
             in_flight: Arc::new(InFlight::new(
                 http.requests_in_flight_max,
                 http.bytes_in_flight_max.as_usize(),

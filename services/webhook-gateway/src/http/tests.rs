@@ -18,11 +18,13 @@ use serde_json::Value;
 use service_kit::listener::PeerAddr;
 use service_kit::shutdown::Shutdown;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tower::ServiceExt as _;
 
 use super::{Edge, router};
 use crate::books::{Books, Tally};
 use crate::config::{Ack, Http};
+use crate::forward::ForwardStatus;
 use crate::record;
 use crate::testing::{self, SECRET, StubSpool, TestClock};
 use crate::waiters::Waiters;
@@ -34,6 +36,7 @@ struct Rig {
     spool: Arc<dyn Spool>,
     books: Arc<Books>,
     waiters: Arc<Waiters>,
+    forward: watch::Sender<ForwardStatus>,
     clock: TestClock,
     shutdown: Shutdown,
     _dir: Option<TempDir>,
@@ -63,6 +66,7 @@ impl Rig {
         let books = Arc::new(Books::new(&sources));
         let waiters = Arc::new(Waiters::new(ack.waiters_max, true));
         let (clock, shutdown) = (TestClock::new(), Shutdown::new());
+        let forward = watch::Sender::new(ForwardStatus::default());
         let edge = Edge::new(
             http,
             ack,
@@ -71,6 +75,7 @@ impl Rig {
             Arc::new(clock.clone()),
             Arc::clone(&books),
             Arc::clone(&waiters),
+            forward.subscribe(),
             traced,
             shutdown.clone(),
         );
@@ -79,6 +84,7 @@ impl Rig {
             spool,
             books,
             waiters,
+            forward,
             clock,
             shutdown,
             _dir: None,

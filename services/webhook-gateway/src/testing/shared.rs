@@ -1,6 +1,7 @@
 //! A spool that acts as if other gateways shared it, and as if a server kept it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -25,6 +26,7 @@ pub(crate) enum Turn {
 pub(crate) struct SharedSpool {
     spool: Arc<dyn Spool>,
     turn: watch::Sender<Turn>,
+    passes: AtomicUsize,
 }
 
 const REASON: &str = "no server answers";
@@ -34,11 +36,17 @@ impl SharedSpool {
         Arc::new(Self {
             spool,
             turn: watch::Sender::new(turn),
+            passes: AtomicUsize::new(0),
         })
     }
 
     pub(crate) fn turn_to(&self, turn: Turn) {
         self.turn.send_replace(turn);
+    }
+
+    /// How often this gateway gave its turn back.
+    pub(crate) fn passes(&self) -> usize {
+        self.passes.load(Ordering::Relaxed)
     }
 
     fn is_away(&self) -> bool {
@@ -69,6 +77,11 @@ impl Spool for SharedSpool {
             Turn::Away => Err(LeaseError::Unavailable(REASON.into())),
             Turn::Ours | Turn::Theirs => Ok(()),
         }
+    }
+
+    /// Nobody else wants it, so it is soon here again.
+    async fn pass_turn(&self) {
+        self.passes.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn lease(&self, records: usize, bytes: usize) -> Result<Vec<Leased>, LeaseError> {

@@ -168,24 +168,142 @@ async fn what_pass_state_knows_to_be_missing_is_an_alarm_here_too() {
 }
 
 #[tokio::test]
-async fn a_pass_state_that_is_ahead_of_the_spool_is_an_alarm() {
+async fn a_pass_state_that_is_ahead_of_the_spool_is_an_alarm_and_callbacks_are_refused() {
     let mut rig = Rig::new().await;
     rig.append(2).await;
     let mut stream = rig.peer.ready(99).await;
     let status = rig
         .wait("the alarm", |status| status.blocked.is_some())
         .await;
+    let text = status.blocked.unwrap();
     assert!(
-        status
-            .blocked
-            .unwrap()
-            .contains("committed sequence 99 of this spool, which ends at 2")
+        text.contains("committed sequence 99 of this spool, which ends at 2")
+            && text.contains("webhook-gateway spool import"),
+        "{text}"
     );
+    assert!(status.spool_restored);
     assert!(!rig.readiness.is_ready());
     assert!(
         stream.ended().await,
         "nothing is sent that would be taken for known"
     );
+    // An outage says nothing about the spool.
+    rig.peer
+        .stream()
+        .await
+        .fail(Status::unavailable("store is away"))
+        .await;
+    let status = rig
+        .wait("the outage", |status| {
+            status
+                .last_error
+                .as_deref()
+                .is_some_and(|error| error.contains("store is away"))
+        })
+        .await;
+    assert!(status.spool_restored && !rig.readiness.is_ready());
+    // That pass-state was put back, too, does.
+    let _stream = rig.peer.ready(1).await;
+    let status = rig.wait("the stream", |status| status.connected).await;
+    assert_eq!((status.spool_restored, status.blocked), (false, None));
+    assert!(rig.readiness.is_ready());
+    rig.stop().await;
+}
+
+/// A ready that says which delivery is the last committed one.
+fn ready_at(committed: u64, delivery_id: &str) -> Ours {
+    Ours::Ready(v1::IngestReady {
+        committed_delivery_id: delivery_id.to_owned(),
+        ..ready(committed)
+    })
+}
+
+fn id_text(number: u8) -> String {
+    DeliveryId::from_bytes([number; 16]).to_string()
+}
+
+#[tokio::test]
+async fn a_spool_that_has_another_delivery_where_pass_state_stands_is_not_settled_nor_forwarded() {
+    let mut rig = Rig::new().await;
+    // Deliveries 0 to 4 are sequences 1 to 5.
+    rig.append(5).await;
+    let mut stream = rig.peer.stream().await;
+    stream.hello().await;
+    stream.send(ready_at(3, &id_text(77))).await;
+    let status = rig
+        .wait("the alarm", |status| status.blocked.is_some())
+        .await;
+    let text = status.blocked.unwrap();
+    assert!(
+        text.contains(&format!("recorded {} as sequence 3", id_text(77)))
+            && text.contains(&format!("has {} there", id_text(2)))
+            && text.contains("webhook-gateway spool import"),
+        "{text}"
+    );
+    assert!(status.spool_restored && !status.connected);
+    assert!(!rig.readiness.is_ready());
+    assert!(stream.ended().await);
+    assert_eq!(rig.spool.status().settled, Sequence(0), "all of it is kept");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_spool_that_has_the_same_delivery_goes_on_after_it() {
+    let mut rig = Rig::new().await;
+    rig.append(5).await;
+    let mut stream = rig.peer.stream().await;
+    stream.hello().await;
+    stream.send(ready_at(3, &id_text(2))).await;
+    let (sequences, number) = stream.sequences(2).await;
+    assert_eq!(sequences, [4, 5]);
+    stream.commit(number, sequences, Outcome::Applied).await;
+    rig.committed(5).await;
+    // The end of the spool, too.
+    drop(stream);
+    let mut stream = rig.peer.stream().await;
+    stream.hello().await;
+    stream.send(ready_at(5, &id_text(4))).await;
+    rig.append(1).await;
+    assert_eq!(stream.sequences(1).await.0, [6]);
+    assert!(!rig.status.borrow().spool_restored);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_compared_holds_up_nothing() {
+    let mut rig = Rig::new().await;
+    rig.append(1).await;
+    let unreadable = Bytes::from_static(b"\x09from another release");
+    rig.spool
+        .append(RecordId([0; 16]), unreadable)
+        .await
+        .unwrap();
+    rig.append(1).await;
+    let later = "an id of a later release".to_owned();
+    for (committed, told) in [(0, id_text(77)), (2, id_text(77)), (2, later)] {
+        let mut stream = rig.peer.stream().await;
+        stream.hello().await;
+        stream.send(ready_at(committed, &told)).await;
+        let first = stream.sequences(1).await.0[0];
+        assert_eq!(first, committed + 1);
+    }
+    rig.stop().await;
+}
+
+/// Records 3 to 5 were moved out of it.
+#[tokio::test]
+async fn a_committed_record_that_is_no_longer_there_is_not_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Arc::new(Holed(testing::open_spool(dir.path())));
+    let mut rig = Rig::over(dir, spool, quick(), false).await;
+    rig.append(7).await;
+    let mut stream = rig.peer.stream().await;
+    stream.hello().await;
+    stream.send(ready_at(5, &id_text(77))).await;
+    let (sequences, number) = stream.sequences(2).await;
+    assert_eq!(sequences, [6, 7]);
+    stream.commit(number, sequences, Outcome::Applied).await;
+    rig.committed(7).await;
     rig.stop().await;
 }
 

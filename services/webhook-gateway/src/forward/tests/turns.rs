@@ -1,5 +1,7 @@
 //! A spool that several gateways share: whose turn it is, and what a server's outage does.
 
+use test_kit::wait_for;
+
 use super::*;
 use crate::testing::shared::{SharedSpool, Turn};
 
@@ -134,6 +136,76 @@ async fn a_fenced_gateway_that_has_the_turn_goes_on_without_a_long_pause() {
         .await;
     let _stream = rig.peer.ready(0).await;
     rig.wait("the stream", |status| status.streams == 2).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_blocked_passes_its_turn_and_one_that_waits_keeps_the_reason_if_it_is_the_spool()
+ {
+    let (mut rig, spool) = Rig::shared_with(Turn::Ours, quick()).await;
+    rig.append(1).await;
+    let refused = Fault::field("hello.body_bytes_max", "is 2 MiB; at most 1 MiB is taken");
+    rig.peer.stream().await.fail(refused.into()).await;
+    rig.wait("the refusal", |status| status.blocked.is_some())
+        .await;
+    let _stream = rig.peer.ready(7).await;
+    let status = rig.wait("the alarm", |status| status.spool_restored).await;
+    let text = status.blocked.unwrap();
+    assert!(text.contains("--metadata=passline.spool_id="), "{text}");
+    wait_for("both passes", SOON, async || match spool.passes() {
+        2 => Ok(()),
+        passes => Err(passes),
+    })
+    .await
+    .unwrap();
+    spool.turn_to(Turn::Theirs);
+    let status = rig
+        .wait("the wait for the turn", |status| status.waiting_for_turn)
+        .await;
+    assert!(status.spool_restored && status.blocked.is_some());
+    assert!(!rig.readiness.is_ready());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_alone_with_its_spool_or_with_a_stream_every_few_seconds_passes_nothing() {
+    let (mut rig, spool) = Rig::shared(Turn::Ours).await;
+    for _ in 0..3 {
+        let stream = rig.peer.ready(0).await;
+        stream.fail(Status::unavailable("store is away")).await;
+    }
+    let _stream = rig.peer.ready(0).await;
+    rig.wait("the last stream", |status| status.streams == 4)
+        .await;
+    assert_eq!(spool.passes(), 0);
+    rig.stop().await;
+}
+
+/// Takes the five seconds that it takes.
+#[tokio::test]
+async fn a_gateway_that_gets_no_ready_passes_its_turn_after_five_seconds_also_while_a_hello_hangs()
+{
+    let began = tokio::time::Instant::now();
+    let (mut rig, spool) = Rig::shared_with(Turn::Ours, quick()).await;
+    let failing = rig.peer.stream().await;
+    failing.fail(Status::unavailable("store is away")).await;
+    // The next one is left without an answer; the hello's own limit is 10 s.
+    let _hanging = rig.peer.stream().await;
+    wait_for("the pass", SOON, async || match spool.passes() {
+        1 => Ok(()),
+        passes => Err(passes),
+    })
+    .await
+    .unwrap();
+    let took = began.elapsed();
+    assert!(
+        took >= Duration::from_secs(5) && took < Duration::from_secs(8),
+        "{took:?}"
+    );
+    assert_eq!(rig.status.borrow().blocked, None);
+    assert!(rig.readiness.is_ready(), "callbacks can be taken");
+    let _stream = rig.peer.ready(0).await;
+    rig.wait("the stream", |status| status.connected).await;
     rig.stop().await;
 }
 

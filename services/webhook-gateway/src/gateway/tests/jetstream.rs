@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use pass_proto::status::Fault;
 use test_kit::{ChaosProxy, NatsSettings, TestNats, wait_for};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use super::*;
 use crate::config::SpoolSecret;
+use crate::import::{ImportError, spool_import};
 use crate::testing::pass_state::log::Recorder;
 
 /// The most that it may take until another gateway goes on.
@@ -339,6 +341,139 @@ async fn a_forwarding_gateway_that_is_cut_off_from_the_server_is_replaced_and_co
     assert_eq!(recorder.log.lock().unwrap().gateway, other.name);
     cut_off.stop().await;
     other.stop().await;
+}
+
+/// Starts a gateway that has the turn, behind a proxy to pass-state, and then one that waits and reaches it directly.
+async fn behind_a_proxy(nats: &TestNats, recorder: &Recorder) -> (ChaosProxy, Running, Running) {
+    let proxy = ChaosProxy::start(recorder.addr).await.unwrap();
+    let first = Running::start("a", on(nats, proxy.address(), "a")).await;
+    wait_for("the stream of a", SOON, async || {
+        let forward = first.observer.forward();
+        if forward.connected {
+            Ok(())
+        } else {
+            Err(format!("{forward:?}"))
+        }
+    })
+    .await
+    .unwrap();
+    let other = Running::start("b", on(nats, recorder.addr, "b")).await;
+    let (first, other) = told_apart(first, other).await;
+    assert_eq!(first.name, "a");
+    (proxy, first, other)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_does_not_reach_pass_state_hands_its_turn_over_and_goes_on_taking_callbacks()
+{
+    let (nats, recorder) = (nats(true).await, Recorder::start().await);
+    let (proxy, cut_off, other) = behind_a_proxy(&nats, &recorder).await;
+    let mut accepted = vec![cut_off.post().await.unwrap(), other.post().await.unwrap()];
+    proxy.refuse(true);
+    proxy.cut_all().await;
+    accepted.push(cut_off.post().await.unwrap());
+    let mut forward = other.observer.watch_forward();
+    timeout(TAKEOVER_MAX, forward.wait_for(|status| status.connected))
+        .await
+        .expect("the other one goes on")
+        .unwrap();
+    for gateway in [&cut_off, &other] {
+        accepted.push(gateway.post().await.unwrap());
+        gateway.until_ready(true).await;
+    }
+    assert_complete(&recorder, &accepted).await;
+    assert_eq!(recorder.log.lock().unwrap().gateway, other.name);
+    // It stays there, although the first one can forward again.
+    proxy.refuse(false);
+    let mut forward = cut_off.observer.watch_forward();
+    timeout(SOON, forward.wait_for(|status| status.waiting_for_turn))
+        .await
+        .expect("it waits for its turn")
+        .unwrap();
+    accepted.push(cut_off.post().await.unwrap());
+    assert_complete(&recorder, &accepted).await;
+    assert!(other.observer.forward().connected);
+    cut_off.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_alone_that_could_not_reach_pass_state_for_long_gets_its_turn_back() {
+    let (nats, recorder) = (nats(true).await, Recorder::start().await);
+    let proxy = ChaosProxy::start(recorder.addr).await.unwrap();
+    proxy.refuse(true);
+    let alone = Running::start("a", on(&nats, proxy.address(), "a")).await;
+    let accepted = vec![alone.post().await.unwrap()];
+    // Longer than it keeps its turn.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert!(!alone.observer.forward().connected);
+    proxy.refuse(false);
+    assert_complete(&recorder, &accepted).await;
+    assert!(!alone.observer.forward().waiting_for_turn);
+    alone.stop().await;
+}
+
+/// Another gateway may be configured otherwise, or be another release.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_pass_state_refuses_hands_its_turn_over() {
+    let (nats, recorder) = (nats(true).await, Recorder::start().await);
+    let mut peer = PassState::start().await;
+    let refused = Running::start("a", on(&nats, peer.addr, "a")).await;
+    let fault = Fault::field("hello.body_bytes_max", "is 2 MiB; at most 1 MiB is taken");
+    let stream = peer.stream().await;
+    let other = Running::start("b", on(&nats, recorder.addr, "b")).await;
+    let mut forward = other.observer.watch_forward();
+    timeout(SOON, forward.wait_for(|status| status.waiting_for_turn))
+        .await
+        .expect("the other one waits")
+        .unwrap();
+    stream.fail(fault.into()).await;
+    timeout(TAKEOVER_MAX, forward.wait_for(|status| status.connected))
+        .await
+        .expect("the other one goes on")
+        .unwrap();
+    let accepted = [refused.post().await.unwrap(), other.post().await.unwrap()];
+    assert_complete(&recorder, &accepted).await;
+    refused.until_ready(false).await;
+    refused.stop().await;
+    other.stop().await;
+}
+
+/// The way from the embedded spool to JetStream, while other gateways are at it already.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedded_spool_is_imported_into_the_stream_once_however_often_it_is_asked_for() {
+    let (nats, recorder) = (nats(true).await, Recorder::start().await);
+    // Nobody listens there, so all of it stays in the spool.
+    let mut embedded = config(([127, 0, 0, 1], 9).into());
+    embedded.ack = Default::default();
+    let lone = Running::start("lone", embedded).await;
+    let mut accepted = Vec::new();
+    for _ in 0..20 {
+        accepted.push(lone.post().await.unwrap());
+    }
+    let dir = lone.data_dir.join("gateway/spool");
+    let busy = spool_import(&on(&nats, recorder.addr, "i"), dependencies(&dir), &dir).await;
+    assert!(matches!(busy, Err(ImportError::Open(_))), "{busy:?}");
+    lone.shutdown.advance(Phase::Stopping);
+    let mut lone = lone;
+    timeout(SOON, &mut lone.ended)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+
+    let gateway = Running::start("a", on(&nats, recorder.addr, "a")).await;
+    for _ in 0..2 {
+        let importer = on(&nats, recorder.addr, "i");
+        let imported = spool_import(&importer, dependencies(&dir), &dir)
+            .await
+            .unwrap();
+        assert_eq!((imported.records, imported.unreadable), (20, 0));
+        assert_eq!(imported.spool, gateway.observer.spool_id());
+    }
+    accepted.push(gateway.post().await.unwrap());
+    assert_complete(&recorder, &accepted).await;
+    gateway.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -132,6 +132,23 @@ async fn a_spool_that_cannot_store_answers_503_with_a_time_to_retry() {
         .is_problem(500, "internal");
 }
 
+#[tokio::test]
+async fn a_spool_that_was_put_back_takes_nothing_until_pass_state_knows_it_again() {
+    let rig = Rig::new();
+    rig.forward
+        .send_modify(|status| status.spool_restored = true);
+    let answer = rig.ask(post("/webhooks/plain", event("p"))).await;
+    answer.is_problem(503, "spool-restored");
+    assert_eq!(answer.headers["retry-after"], "30");
+    assert_eq!(rig.books.total(Tally::Restored), 1);
+    assert_eq!(rig.stored().await.len(), 0);
+    rig.forward
+        .send_modify(|status| status.spool_restored = false);
+    let answer = rig.ask(post("/webhooks/plain", event("p"))).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(rig.stored().await.len(), 1);
+}
+
 /// Fills a real spool until it pushes back, settles, and sees it accept again by itself.
 #[tokio::test]
 async fn a_full_spool_pushes_back_and_takes_again_once_it_drains() {

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::StreamExt as _;
 use pass_domain::delivery::Outcome;
+use pass_domain::ids::DeliveryId;
 use pass_proto::status::Fault;
 use pass_proto::v1;
 use pass_proto::v1::ingest_request::Message as Theirs;
+use pass_proto::v1::ingest_response::Message as Ours;
 use tokio::task::JoinHandle;
 
-use super::{PassState, Stream};
+use super::{PassState, Stream, ready};
 
 /// What was committed: sequences and delivery ids, in order.
 #[derive(Debug, Default)]
@@ -81,13 +83,17 @@ impl Recorder {
                             tokio::spawn(older.fail(fenced.into()));
                         }
                         let gateway = opened.hello().await.gateway_id;
-                        let committed = {
+                        let ready = {
                             let mut log = shared.lock().unwrap();
                             log.gateway = gateway;
                             log.streams += 1;
-                            log.ids.len() as u64
+                            let id = log.ids.last().map(|id| DeliveryId::from_bytes(id.as_slice().try_into().unwrap()));
+                            v1::IngestReady {
+                                committed_delivery_id: id.map(|id| id.to_string()).unwrap_or_default(),
+                                ..ready(log.ids.len() as u64)
+                            }
                         };
-                        opened.send_ready(committed).await;
+                        opened.send(Ours::Ready(ready)).await;
                         current = Some(opened);
                     }
                     batch = next(&mut current) => match batch {
