@@ -44,10 +44,19 @@ async fn columns(from: &mut PgConnection, table: &str, kinds: &str) -> Vec<Colum
         .collect()
 }
 
-fn slice<T: Clone>(all: &[T], first: u64, last: u64) -> Vec<T> {
-    (first..last)
-        .map(|row| all[usize::try_from(row).expect("small") % all.len()].clone())
-        .collect()
+impl Column {
+    fn part(&self, first: u64, last: u64) -> Self {
+        fn of<T: Clone>(all: &[T], first: u64, last: u64) -> Vec<T> {
+            (first..last)
+                .map(|row| all[usize::try_from(row).expect("small") % all.len()].clone())
+                .collect()
+        }
+        match self {
+            Column::Numbers(all) => Column::Numbers(of(all, first, last)),
+            Column::Texts(all) => Column::Texts(of(all, first, last)),
+            Column::Bytes(all) => Column::Bytes(of(all, first, last)),
+        }
+    }
 }
 
 /// Inserts the same rows, batch by batch; passes are upserted once per event. Making the arrays is not
@@ -78,22 +87,21 @@ pub(crate) async fn insert(from: &str, to: &str, deliveries: u64, batch: u64) ->
     let mut took = Duration::ZERO;
     for first in (0..deliveries).step_by(usize::try_from(batch).expect("small")) {
         let last = (first + batch).min(deliveries);
-        let queries: Vec<_> = tables
+        let batch: Vec<Vec<Column>> = tables
             .iter()
-            .map(|(sql, columns)| {
-                columns.iter().fold(
-                    sqlx::query::<sqlx::Postgres>(sqlx::AssertSqlSafe(sql.as_str())),
-                    |query, column| match column {
-                        Column::Numbers(all) => query.bind(slice(all, first, last)),
-                        Column::Texts(all) => query.bind(slice(all, first, last)),
-                        Column::Bytes(all) => query.bind(slice(all, first, last)),
-                    },
-                )
-            })
+            .map(|(_, columns)| columns.iter().map(|all| all.part(first, last)).collect())
             .collect();
         let started = Instant::now();
         let mut transaction = target.begin().await.expect("begun");
-        for query in queries {
+        for ((sql, _), columns) in tables.iter().zip(batch) {
+            let query = sqlx::query(sqlx::AssertSqlSafe(sql.as_str()));
+            let query = columns
+                .into_iter()
+                .fold(query, |query, column| match column {
+                    Column::Numbers(values) => query.bind(values),
+                    Column::Texts(values) => query.bind(values),
+                    Column::Bytes(values) => query.bind(values),
+                });
             query.execute(&mut *transaction).await.expect("inserted");
         }
         transaction.commit().await.expect("committed");
