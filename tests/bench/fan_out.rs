@@ -1,7 +1,8 @@
 //! 99 fast subscribers alone, next to 99 fast ones and one that never reads, over SQLite: events delivered per
 //! second when there is as much as comes, and the time from POST to event at a rate that leaves the machine room.
 //!
-//! The load, both services and all subscribers share the cores. Each turn has services of its own.
+//! The load, both services and all subscribers share the cores. The services and the fast subscribers stay the same;
+//! the stalled one comes and goes, so that each turn with it stands right beside one without.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -16,20 +17,21 @@ use crate::load::{Connection, closed_loop, open_loop};
 use crate::process::Server;
 use crate::reference::PATH;
 use crate::services::Binaries;
-use crate::stats::{median, quantile_ms, spread};
+use crate::stats::{median, quantile_ms, ratio, spread};
 use crate::subscriber::{Fast, Seen, Stalled};
 use crate::sustained::wait_until_applied;
 
 const FAST: usize = 99;
 /// Connections that POST as fast as they are answered.
 const CONNECTIONS: usize = 16;
-/// Deliveries of one wave, of which there is one for each second of the plan: as many events as pass-state keeps in
-/// memory for live subscribers, so that nobody is measured who falls behind and reads the store.
-const WAVE: u64 = 3_000;
-/// Share of the throughput at which latency is measured.
+/// Deliveries of the throughput part of a turn. Their events are few enough that pass-state has them all in memory for
+/// live subscribers, so that nobody is measured who reads the store, and many times what a stalled subscriber takes
+/// before it holds the server up: its window of 64 KiB and two frames of 128 KiB.
+const WAVE: u64 = 1_500;
+/// Share of the throughput at which latency is measured, for a second.
 const LATENCY_LOAD: f64 = 0.25;
-/// A stalled subscriber is cut after 30 s (`stall_timeout`); a turn has to be shorter.
-const SECONDS_MAX: u64 = 8;
+/// Turns that only warm up. The last one says which rate leaves room.
+const WARM_UP: usize = 2;
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the turns without or with a stalled subscriber gave.
@@ -46,36 +48,49 @@ struct Candidate {
 
 pub(crate) async fn run(plan: &Plan, binaries: &Binaries) -> Result<()> {
     let corpus = Corpus::new()?;
-    let seconds = plan.seconds.min(SECONDS_MAX);
-    let mut probe = Candidate::default();
-    // A first turn, not counted, says which rate leaves room.
-    let deliveries = turn(binaries, &corpus, seconds, 1.0, false, &mut probe).await?;
-    let rate = (deliveries * LATENCY_LOAD).max(1.0);
-    let (mut alone, mut with_stalled) = (Candidate::default(), Candidate::default());
-    for round in 0..plan.rounds {
-        // Whoever is first in one round is second in the next.
-        for stalled in [round % 2 == 1, round % 2 == 0] {
-            let candidate = if stalled {
-                &mut with_stalled
-            } else {
-                &mut alone
-            };
-            turn(binaries, &corpus, seconds, rate, stalled, candidate).await?;
+    let data = crate::disk::directory()?;
+    let (state, grpc) = binaries.pass_state(data.path())?;
+    let (gateway, address) = binaries.gateway(data.path(), grpc)?;
+    Connection::open(address).await?;
+    Connection::open(grpc).await?;
+    let turns = plan.rounds * usize::try_from(plan.seconds)?;
+    let local = LocalSet::new();
+    let measured = local.run_until(async {
+        let mut stand = Stand::new(&corpus, &state, grpc, address).await?;
+        let mut rate = 1.0;
+        for _ in 0..WARM_UP {
+            let not_counted = &mut Candidate::default();
+            let taken = stand.turn(rate, false, not_counted).await?;
+            rate = (WAVE as f64 / taken.as_secs_f64() * LATENCY_LOAD).max(1.0);
         }
-    }
+        let (mut alone, mut with_stalled) = (Candidate::default(), Candidate::default());
+        for turn in 0..turns {
+            // Whoever is first in one pair of turns is second in the next.
+            for stalled in [turn % 2 == 1, turn % 2 == 0] {
+                let candidate = if stalled {
+                    &mut with_stalled
+                } else {
+                    &mut alone
+                };
+                stand.turn(rate, stalled, candidate).await?;
+            }
+        }
+        anyhow::Ok((rate, alone, with_stalled))
+    });
+    let (rate, alone, with_stalled) = measured
+        .await
+        .with_context(|| format!("{}\n{}", state.log(), gateway.log()))?;
     println!(
-        "SQLite; throughput: {seconds} waves of {WAVE} deliveries by {CONNECTIONS} connections, closed loop, each until every fast subscriber has every event; latency: POST to event in open loop at {rate:.0} deliveries/s for {seconds} s, all events of all fast subscribers; {} rounds, alternating",
-        plan.rounds
+        "SQLite; throughput: waves of {WAVE} deliveries by {CONNECTIONS} connections, closed loop, each until every fast subscriber has every event; latency: POST to event in open loop at {rate:.0} deliveries/s for 1 s, all events of all fast subscribers; {turns} pairs of turns"
     );
     println!(
-        "| subscribers | events delivered/s: median (lowest to highest) | pass-state CPU s / 1,000 | p50 ms | p99 ms: median (lowest to highest) | fell behind |"
+        "| subscribers | events delivered/s: median (lowest to highest) | pass-state CPU s / 1,000 | p50 ms | p99 ms | fell behind |"
     );
     println!("|---|---|---|---|---|---|");
     let names = ["99 fast", "99 fast, 1 stalled"];
     for (name, candidate) in names.iter().zip([&alone, &with_stalled]) {
-        let (low, high) = bounds(&candidate.p99);
         println!(
-            "| {name} | {} | {:.4} | {:.2} | {:.2} ({low:.2} to {high:.2}) | {} |",
+            "| {name} | {} | {:.4} | {:.2} | {:.2} | {} |",
             spread(&candidate.rates),
             median(&candidate.cpu),
             median(&candidate.p50),
@@ -83,137 +98,133 @@ pub(crate) async fn run(plan: &Plan, binaries: &Binaries) -> Result<()> {
             candidate.fell_behind
         );
     }
+    println!("  with a stalled one, of the turn without beside it:");
     println!(
-        "  with a stalled one, of without: throughput {:.2}, CPU {:.2}, p50 {:.2}, p99 {:.2}",
-        median(&with_stalled.rates) / median(&alone.rates),
-        median(&with_stalled.cpu) / median(&alone.cpu),
-        median(&with_stalled.p50) / median(&alone.p50),
-        median(&with_stalled.p99) / median(&alone.p99),
+        "    throughput {}, CPU {}",
+        ratio(&with_stalled.rates, &alone.rates),
+        ratio(&with_stalled.cpu, &alone.cpu)
+    );
+    println!(
+        "    p50 {}, p99 {}",
+        ratio(&with_stalled.p50, &alone.p50),
+        ratio(&with_stalled.p99, &alone.p99)
     );
     Ok(())
 }
 
-fn bounds(figures: &[f64]) -> (f64, f64) {
-    let low = figures.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = figures.iter().copied().fold(0.0, f64::max);
-    (low, high)
-}
-
-/// Starts services and subscribers, measures both figures, and ends everything. Returns deliveries per second.
-async fn turn(
-    binaries: &Binaries,
-    corpus: &Corpus,
-    seconds: u64,
-    rate: f64,
-    stalled: bool,
-    candidate: &mut Candidate,
-) -> Result<f64> {
-    let data = crate::disk::directory()?;
-    let (state, grpc) = binaries.pass_state(data.path())?;
-    let (gateway, address) = binaries.gateway(data.path(), grpc)?;
-    Connection::open(address).await?;
-    Connection::open(grpc).await?;
-    let stand = Stand {
-        state,
-        grpc,
-        address,
-    };
-    let outcome = LocalSet::new()
-        .run_until(stand.turn(corpus, seconds, rate, stalled, candidate))
-        .await;
-    outcome.with_context(|| format!("{}\n{}", stand.state.log(), gateway.log()))
-}
-
-struct Stand {
-    state: Server,
+/// The services, and the subscribers that stay.
+struct Stand<'a> {
+    corpus: &'a Corpus,
+    state: &'a Server,
     grpc: SocketAddr,
     address: SocketAddr,
+    seen: Rc<Seen>,
+    fast: Vec<Fast>,
+    /// Deliveries sent so far.
+    sent: u64,
+    /// The events of those.
+    events: u64,
 }
 
-impl Stand {
+impl<'a> Stand<'a> {
+    async fn new(
+        corpus: &'a Corpus,
+        state: &'a Server,
+        grpc: SocketAddr,
+        address: SocketAddr,
+    ) -> Result<Self> {
+        let seen = Rc::new(Seen::default());
+        let mut fast = Vec::with_capacity(FAST);
+        for _ in 0..FAST {
+            fast.push(Fast::start(grpc, &seen).await?);
+        }
+        Ok(Self {
+            corpus,
+            state,
+            grpc,
+            address,
+            seen,
+            fast,
+            sent: 0,
+            events: 0,
+        })
+    }
+
+    /// Measures both figures, with or without one that does not read. Returns how long the wave took.
     async fn turn(
-        &self,
-        corpus: &Corpus,
-        seconds: u64,
+        &mut self,
         rate: f64,
         stalled: bool,
         candidate: &mut Candidate,
-    ) -> Result<f64> {
-        let seen = Rc::new(Seen::default());
-        // The one that does not read comes first, so that it is before the others in every list.
+    ) -> Result<Duration> {
+        let fell_behind = self.seen.fell_behind.get();
         let stalled = match stalled {
             true => Some(Stalled::start(self.grpc).await?),
             false => None,
         };
-        let mut fast = Vec::with_capacity(FAST);
-        for _ in 0..FAST {
-            fast.push(Fast::start(self.grpc, &seen).await?);
-        }
 
-        // Throughput first: one wave is many times the stalled one's window of 64 KiB and whatever waits for it in
-        // the server, two frames of 128 KiB at most.
-        let (mut count, mut events, mut taken) = (0, 0, Duration::ZERO);
-        let before = self.state.cpu()?;
-        for _ in 0..seconds {
-            let requests = Rc::new(corpus.requests(PATH, count, WAVE));
-            let start = Instant::now();
-            let run = closed_loop(self.address, CONNECTIONS, ARRIVAL_LIMIT, &requests).await?;
-            ensure!(
-                run.failed == 0 && run.ok == WAVE,
-                "{} of {WAVE} requests were answered 200",
-                run.ok
-            );
-            count += WAVE;
-            events = self.wait_for_events(count, &mut fast).await?;
-            taken += seen.last.get().context("no event came")? - start;
-        }
+        // Throughput first: its events are what the stalled one's window is filled with.
+        let (before, events) = (self.state.cpu()?, self.events);
+        let requests = Rc::new(self.corpus.requests(PATH, self.sent, WAVE));
+        let start = Instant::now();
+        let run = closed_loop(self.address, CONNECTIONS, ARRIVAL_LIMIT, &requests).await?;
+        ensure!(
+            run.failed == 0 && run.ok == WAVE,
+            "{} of {WAVE} requests were answered 200",
+            run.ok
+        );
+        self.wait_for_events(WAVE).await?;
+        let taken = self.seen.last.get().context("no event came")? - start;
         let used = self.state.cpu()?.saturating_sub(before);
-        let delivered = (events * FAST as u64) as f64;
+        let delivered = ((self.events - events) * FAST as u64) as f64;
         candidate.rates.push(delivered / taken.as_secs_f64());
         candidate.cpu.push(used.as_secs_f64() * 1_000.0 / delivered);
 
-        let timed = (rate * seconds as f64) as u64;
-        let requests = corpus.requests(PATH, count, timed);
-        seen.first.set(count);
-        seen.due.borrow_mut().reserve(requests.len());
-        let note = Rc::clone(&seen);
+        let count = rate.ceil() as u64;
+        let requests = self.corpus.requests(PATH, self.sent, count);
+        self.seen.first.set(self.sent);
+        let note = Rc::clone(&self.seen);
         let run = open_loop(self.address, rate, requests, move |_, when| {
             note.due.borrow_mut().push(when);
         })
         .await?;
         ensure!(run.failed == 0, "{} requests failed", run.failed);
-        self.wait_for_events(count + run.ok, &mut fast).await?;
-        let mut micros = seen.micros.take();
+        self.wait_for_events(count).await?;
+        self.seen.due.borrow_mut().clear();
+        let mut micros = self.seen.micros.take();
         candidate.p50.push(quantile_ms(&mut micros, 0.5));
         candidate.p99.push(quantile_ms(&mut micros, 0.99));
-        candidate.fell_behind += seen.fell_behind.get();
+        candidate.fell_behind += self.seen.fell_behind.get() - fell_behind;
         if let Some(stalled) = stalled {
             stalled.check().await.context("the stalled subscriber")?;
         }
-        Ok(count as f64 / taken.as_secs_f64())
+        Ok(taken)
     }
 
-    /// Waits until so many deliveries are applied, and every subscriber has all their events; returns how many those
-    /// are. A subscriber that has more got some twice.
-    async fn wait_for_events(&self, deliveries: u64, fast: &mut [Fast]) -> Result<u64> {
-        let events = u64::try_from(wait_until_applied(self.grpc, deliveries).await?)?;
+    /// Waits until so many more deliveries are applied, and every fast subscriber has all their events. One that has
+    /// more got some twice.
+    async fn wait_for_events(&mut self, deliveries: u64) -> Result<()> {
+        self.sent += deliveries;
+        self.events = u64::try_from(wait_until_applied(self.grpc, self.sent).await?)?;
         let deadline = Instant::now() + ARRIVAL_LIMIT;
-        for subscriber in fast {
-            while subscriber.events.get() < events {
+        for subscriber in &mut self.fast {
+            while subscriber.events.get() < self.events {
                 subscriber.check().await?;
                 ensure!(
                     Instant::now() < deadline,
-                    "a subscriber has {} of {events} events",
-                    subscriber.events.get()
+                    "a subscriber has {} of {} events",
+                    subscriber.events.get(),
+                    self.events
                 );
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             ensure!(
-                subscriber.events.get() == events,
-                "a subscriber got {} events of {events}",
-                subscriber.events.get()
+                subscriber.events.get() == self.events,
+                "a subscriber got {} events of {}",
+                subscriber.events.get(),
+                self.events
             );
         }
-        Ok(events)
+        Ok(())
     }
 }

@@ -16,7 +16,7 @@ use crate::Plan;
 use crate::apply::{BATCH, DELIVERIES, TABLES, append_all};
 use crate::corpus::Corpus;
 use crate::process::{family_cpu, own_cpu};
-use crate::stats::{median, spread};
+use crate::stats::{median, ratio, spread};
 
 /// What the server gets besides test-kit's settings (fsync, full_page_writes and synchronous_commit are on): a
 /// cache, and room enough that no checkpoint falls into one turn and not into the other.
@@ -72,11 +72,10 @@ pub(crate) async fn run(plan: &Plan) -> Result<()> {
     );
     ours.print("pass-store append, deliveries/s  ");
     raw.print("raw UNNEST insert, the same rows ");
-    let cpu = |candidate: &Candidate| median(&candidate.client_cpu) + median(&candidate.server_cpu);
     println!(
-        "  ratio {:.2}; of CPU {:.2}",
-        median(&ours.rates) / median(&raw.rates),
-        cpu(&ours) / cpu(&raw)
+        "  ratio {}; of CPU {}",
+        ratio(&ours.rates, &raw.rates),
+        ratio(&ours.cpu(), &raw.cpu())
     );
     Ok(())
 }
@@ -139,6 +138,12 @@ impl<'a> Turn<'a> {
 }
 
 impl Candidate {
+    /// Client and server together, by round.
+    fn cpu(&self) -> Vec<f64> {
+        let both = self.client_cpu.iter().zip(&self.server_cpu);
+        both.map(|(client, server)| client + server).collect()
+    }
+
     fn print(&self, name: &str) {
         println!(
             "  {name}  {}   CPU {:.3} + {:.3}",

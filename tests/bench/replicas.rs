@@ -15,7 +15,7 @@ use crate::feeder::{self, Feeder};
 use crate::postgres::{SETTINGS, about, remove, server_cpu};
 use crate::process::Server;
 use crate::services::Binaries;
-use crate::stats::{median, spread};
+use crate::stats::{median, ratio, spread};
 
 const FEEDERS: usize = 4;
 /// Deliveries of one feeder in one turn.
@@ -64,8 +64,8 @@ pub(crate) async fn run(plan: &Plan, binaries: &Binaries) -> Result<()> {
             median(&candidate.server_cpu)
         );
     }
-    let [one, four] = candidates.map(|candidate| median(&candidate.rates));
-    println!("  ratio {:.2}", four / one);
+    let [one, four] = &candidates;
+    println!("  ratio {}", ratio(&four.rates, &one.rates));
     Ok(())
 }
 

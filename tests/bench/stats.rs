@@ -27,3 +27,12 @@ pub(crate) fn spread(figures: &[f64]) -> String {
     let high = figures.iter().copied().fold(0.0, f64::max);
     format!("{:>9.0} ({low:.0} to {high:.0})", median(figures))
 }
+
+/// `median (lowest to highest)` of what each round's first figure is of its second. Both were taken one right after the
+/// other, so that what else the machine does weighs on both.
+pub(crate) fn ratio(ours: &[f64], reference: &[f64]) -> String {
+    let ratios: Vec<f64> = ours.iter().zip(reference).map(|(a, b)| a / b).collect();
+    let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = ratios.iter().copied().fold(0.0, f64::max);
+    format!("{:.2} ({low:.2} to {high:.2})", median(&ratios))
+}
