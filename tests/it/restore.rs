@@ -16,6 +16,8 @@ use test_kit::{NatsSettings, TestNats, TestPostgres, wait_for};
 
 use crate::programs;
 
+mod spools;
+
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits until the log has another epoch than `before`, and notes it: from here on it must stay.
@@ -438,117 +440,4 @@ async fn after_a_restore_that_no_spool_tells_of_a_rotated_epoch_keeps_readers_fr
     assert_eq!((lost("delivery"), lost("event")), (2, 1), "{verdict}");
     // Nobody noticed anything.
     fleet.finish().await.unwrap();
-}
-
-/// Waits until a gateway says that a person has to act.
-async fn blocked(fleet: &Fleet) -> String {
-    wait_for("a blocked gateway", LIMIT, async || {
-        for gateway in &fleet.gateways {
-            let status = status(gateway).await.map_err(|error| error.to_string())?;
-            if let Value::String(text) = &status["forward"]["blocked"] {
-                let (code, readiness) = gateway.service().admin("/readyz").await.unwrap();
-                assert_eq!(code, 503, "{readiness}");
-                assert!(readiness.contains(text), "{readiness}");
-                return Ok(text.clone());
-            }
-        }
-        Err("none is".to_owned())
-    })
-    .await
-    .unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_spool_put_back_to_an_earlier_copy_is_refused_until_it_is_moved_aside() {
-    let mut fleet = Fleet::started(&programs(), &Layout::pair()).await.unwrap();
-    let epoch = fleet.note_epoch().await.unwrap();
-    let mut dice = Dice::new(75);
-    load(&fleet, &mut dice, "kept").await;
-    assert_clean(&fleet).await;
-    end(&mut fleet.gateways).await;
-    let spool = spool_dir(&fleet.gateways[0]);
-    let copy = fleet.dir().join("copy");
-    copy_tree(&spool, &copy);
-    start(&mut fleet.gateways).await;
-    load(&fleet, &mut dice, "later").await;
-    assert_clean(&fleet).await;
-
-    fleet.gateways[0].take().kill().await.unwrap();
-    put_back(&copy, &spool);
-    fleet.gateways[0].launch().await.unwrap();
-    let text = blocked(&fleet).await;
-    assert!(text.contains("move its directory aside"), "{text}");
-
-    end(&mut fleet.gateways).await;
-    fs::rename(&spool, fleet.dir().join("aside")).unwrap();
-    start(&mut fleet.gateways).await;
-    load(&fleet, &mut dice, "again").await;
-    assert_clean(&fleet).await;
-    // The database is whole, so cursors stay good.
-    assert_eq!(fleet.note_epoch().await.unwrap(), epoch);
-    fleet
-        .finish_with_errors(&["move its directory aside"])
-        .await
-        .unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_copied_to_a_fresh_server_goes_on_and_an_older_copy_of_it_is_refused() {
-    let mut nats = TestNats::start(NatsSettings::default()).await.unwrap();
-    let layout = Layout {
-        gateways: 2,
-        states: 1,
-        spool: SpoolKind::on(&nats),
-        ..Layout::default()
-    };
-    let mut fleet = Fleet::started(&programs(), &layout).await.unwrap();
-    let epoch = fleet.note_epoch().await.unwrap();
-    let mut dice = Dice::new(76);
-    load(&fleet, &mut dice, "kept").await;
-    assert_clean(&fleet).await;
-    end(&mut fleet.gateways).await;
-    nats.stop().await.unwrap();
-    let copy = fleet.dir().join("copy");
-    copy_tree(&nats.store_dir(), &copy);
-
-    let mut fresh = TestNats::start(NatsSettings::default()).await.unwrap();
-    fresh.stop().await.unwrap();
-    put_back(&copy, &fresh.store_dir());
-    fresh.restart().await.unwrap();
-    for gateway in &fleet.gateways {
-        gateway.edit_config(&nats.url(), &fresh.url()).unwrap();
-        gateway
-            .edit_config(&nats.monitoring_url(), &fresh.monitoring_url())
-            .unwrap();
-    }
-    start(&mut fleet.gateways).await;
-    load(&fleet, &mut dice, "later").await;
-    assert_clean(&fleet).await;
-
-    // The same copy is too old by now.
-    end(&mut fleet.gateways).await;
-    fresh.stop().await.unwrap();
-    put_back(&copy, &fresh.store_dir());
-    fresh.restart().await.unwrap();
-    for gateway in &mut fleet.gateways {
-        gateway.launch().await.unwrap();
-    }
-    let text = blocked(&fleet).await;
-    assert!(text.contains("name another stream"), "{text}");
-
-    end(&mut fleet.gateways).await;
-    for gateway in &fleet.gateways {
-        let table = "[spool.jetstream]\n";
-        gateway
-            .edit_config(table, &format!("{table}stream = \"PASSLINE_2\"\n"))
-            .unwrap();
-    }
-    start(&mut fleet.gateways).await;
-    load(&fleet, &mut dice, "again").await;
-    assert_clean(&fleet).await;
-    assert_eq!(fleet.note_epoch().await.unwrap(), epoch);
-    fleet
-        .finish_with_errors(&["name another stream"])
-        .await
-        .unwrap();
 }
