@@ -208,13 +208,6 @@ impl SqlStore {
         Ok(())
     }
 
-    /// Takes note of the log's end as read.
-    fn head_seen(&self, head: &Head) {
-        if let Database::Postgres(server) = &self.database {
-            server.seen.head(postgres::Mark::from(head));
-        }
-    }
-
     /// Takes note of an event that was read.
     fn event_seen(&self, position: u64, id: [u8; 16]) {
         if let Database::Postgres(server) = &self.database {

@@ -11,9 +11,12 @@ use pass_domain::time::to_micros;
 use sea_orm::sea_query::Value;
 use sea_orm::{ConnectionTrait, QueryResult, Statement};
 
-use super::rows::{Failure, bytes, get, get_id, get_number, head_from, number, text, time};
-use super::{SqlStore, limit};
-use crate::contract::{EventParent, Head, Page, Scope};
+use super::append::{head_of, head_row_from};
+use super::rows::{Failure, bytes, get, get_id, get_number, number, text, time};
+use super::statements::HEAD_COLUMNS_COUNT;
+use super::{Database, SqlStore, limit};
+use crate::contract::{Error, EventParent, Head, Page, Scope};
+use crate::plan::HeadRow;
 use crate::stored;
 
 /// Reads events from rows of `statements::EVENT_COLUMNS`. Events of one delivery, which are neighbours,
@@ -66,17 +69,26 @@ impl SqlStore {
         Ok(self.readers().query_one_raw(statement).await?)
     }
 
-    /// The head's row.
-    pub(super) async fn head_result(&self) -> Result<QueryResult, Failure> {
-        let row = self.read_one(&self.statements.head_read, []).await?;
-        row.ok_or_else(|| crate::contract::Error::Corrupt("log_head has no row".to_owned()).into())
+    /// The head's row, of a log that holds what was seen before.
+    pub(super) async fn head_row(&self) -> Result<HeadRow, Failure> {
+        let seen = match &self.database {
+            Database::Sqlite(_) => None,
+            Database::Postgres(server) => Some((server, server.seen.mark())),
+        };
+        let sought = seen.map(|(_, mark)| number(mark.map_or(0, |mark| mark.position)));
+        let row = self.read_one(&self.statements.head_read, sought).await?;
+        let row = row.ok_or_else(|| Error::Corrupt("log_head has no row".to_owned()))?;
+        let head = head_row_from(&row)?;
+        if let Some((server, mark)) = seen {
+            let there: Option<Vec<u8>> = get(&row, HEAD_COLUMNS_COUNT)?;
+            server.saw(mark, &head, there.as_deref()).await?;
+        }
+        Ok(head)
     }
 
     /// See [`crate::PassStore::head`].
     pub(super) async fn head_inner(&self) -> Result<Head, Failure> {
-        let head = head_from(&self.head_result().await?)?;
-        self.head_seen(&head);
-        Ok(head)
+        head_of(&self.head_row().await?)
     }
 
     /// See [`crate::PassStore::digest_at`].
@@ -112,10 +124,8 @@ impl SqlStore {
             let micros: i64 = match row {
                 Some(row) => get(&row, 0)?,
                 None => {
-                    return Err(crate::contract::Error::Corrupt(format!(
-                        "no event at position {middle}"
-                    ))
-                    .into());
+                    let text = format!("no event at position {middle}");
+                    return Err(Error::Corrupt(text).into());
                 }
             };
             if micros < sought {

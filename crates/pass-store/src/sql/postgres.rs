@@ -28,8 +28,11 @@ pub(super) use self::outbox::{spools_progress, write};
 pub(super) use self::readers::Readers;
 pub(super) use self::seen::{Mark, Seen};
 pub(super) use self::transaction::{Transaction, Writer};
+use self::transaction::digest_of;
 pub(super) use self::wakeups::Wakeups;
 use crate::contract::Error;
+use crate::plan::HeadRow;
+use crate::sql::rows::Failure;
 
 /// What a store on PostgreSQL has besides its readers.
 #[derive(Debug)]
@@ -63,6 +66,27 @@ pub(super) async fn open(options: PostgresOptions) -> Result<(Server, Readers), 
 }
 
 impl Server {
+    /// Takes note of the log's end as read, beside the id of the event at the place that had been seen; fails
+    /// if the log does not hold that place any more.
+    pub(super) async fn saw(
+        &self,
+        seen: Option<Mark>,
+        head: &HeadRow,
+        there: Option<&[u8]>,
+    ) -> Result<(), Failure> {
+        let found = Mark::from(head);
+        let there = there.map(digest_of).transpose()?;
+        if !seen.is_some_and(|seen| seen.is_gone(found, there)) {
+            self.seen.head(found);
+            return Ok(());
+        }
+        // The writer makes sure, and does what has to be done about it.
+        let (transaction, _) = self.writer.begin().await?;
+        transaction.rollback().await;
+        let text = "the database went back in time and the log gets a new epoch";
+        Err(Error::Unavailable(text.to_owned()).into())
+    }
+
     /// Ends what runs and closes all connections but the readers'.
     pub(super) async fn close(&self) {
         if let Some(wakeups) = &self.wakeups {

@@ -6,10 +6,9 @@ use pass_domain::time::from_micros;
 use sea_orm::sea_query::Value;
 use sea_orm::{DbErr, QueryResult, TryGetable};
 
-use crate::contract::{Error, Head};
+use crate::contract::Error;
 use crate::plan::PlanError;
 use crate::stored::StoredError;
-use pass_domain::event::Position;
 
 /// Anything that can go wrong inside a call, before the driver has said what it means.
 #[derive(Debug)]
@@ -122,14 +121,4 @@ pub(crate) fn time(micros: i64) -> Result<Timestamp, Failure> {
 /// A source from its column.
 pub(crate) fn source(text: &str) -> Result<SourceUid, Failure> {
     Ok(SourceUid::new(text).map_err(StoredError::Id)?)
-}
-
-/// A head from its columns epoch, position, digest and `record_micros`, in this order, at the start of a row.
-pub(crate) fn head_from(row: &QueryResult) -> Result<Head, Failure> {
-    Ok(Head {
-        epoch: get_bits(row, 0)?,
-        position: Position(get_number(row, 1)?),
-        digest: get_bits(row, 2)?,
-        record_time: time(get(row, 3)?)?,
-    })
 }

@@ -7,7 +7,7 @@ use sea_orm::{
 };
 
 use super::SqlStore;
-use super::append::{head_of, head_row_from};
+use super::append::head_of;
 use super::connection::Transaction;
 use super::entity::spool;
 use super::rows::{Failure, get_id, number, unsigned};
@@ -225,7 +225,7 @@ impl SqlStore {
 
     /// See [`crate::PassStore::log_info`].
     pub(super) async fn log_info_inner(&self) -> Result<LogInfo, Failure> {
-        let head = head_row_from(&self.head_result().await?)?;
+        let head = self.head_row().await?;
         let spools = spool::Entity::find()
             .order_by_asc(spool::Column::SpoolId)
             .limit(SPOOLS_MAX)

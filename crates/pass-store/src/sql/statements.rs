@@ -12,6 +12,9 @@ pub(crate) const HEAD_COLUMNS: &str = "epoch, position, digest, record_micros, l
      deliveries, applied, duplicate, control, quarantined, facts, events, duplicate_facts, quarantined_facts, \
      differing_duplicates, quarantine_open";
 
+/// How many those are. On PostgreSQL the id of an event that was seen comes after them.
+pub(crate) const HEAD_COLUMNS_COUNT: usize = 17;
+
 /// What an event is read from; `personal` is the seventh column.
 const EVENT_COLUMNS: &str = "e.position, e.event_id, e.record_micros, e.body, e.delivery_number";
 
@@ -101,7 +104,14 @@ impl Statements {
             head_lock: spell(&format!(
                 "UPDATE log_head SET id = id WHERE id = 1 RETURNING {HEAD_COLUMNS}"
             )),
-            head_read: spell(&format!("SELECT {HEAD_COLUMNS} FROM log_head WHERE id = 1")),
+            head_read: spell(&format!(
+                "SELECT {HEAD_COLUMNS}{} FROM log_head WHERE id = 1",
+                if postgres {
+                    ", (SELECT event_id FROM event WHERE position = ?)"
+                } else {
+                    ""
+                }
+            )),
             head_write: spell(
                 "UPDATE log_head SET epoch = ?, position = ?, digest = ?, record_micros = ?, last_pass_number = ?, \
                  last_delivery_number = ?, deliveries = ?, applied = ?, duplicate = ?, control = ?, quarantined = ?, \

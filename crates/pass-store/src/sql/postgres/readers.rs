@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::connect::{Connector, IDLE_UNTRIED_MAX};
 use super::error::is_lost_connection;
-use super::seen::{Mark, Seen, Verdict};
+use super::seen::{Mark, Seen};
 use super::statement::{self, Bound, bound, failed, timed_out};
 use super::transaction::{Writer, found_digest, millis};
 
@@ -151,15 +151,14 @@ async fn prepare(
 }
 
 async fn went_back(connection: &mut PgConnection, seen: &Seen) -> Result<bool, sqlx::Error> {
-    let sought = seen.position();
-    if sought == 0 {
+    let Some(seen) = seen.mark() else {
         return Ok(false);
-    }
+    };
     let query = sqlx::query(
         "SELECT (SELECT event_id FROM event WHERE position = $1), epoch, position, digest FROM log_head WHERE id = 1",
     );
     let row = query
-        .bind(sought.cast_signed())
+        .bind(seen.position.cast_signed())
         .fetch_optional(connection)
         .await?;
     let Some(row) = row else { return Ok(false) };
@@ -168,16 +167,9 @@ async fn went_back(connection: &mut PgConnection, seen: &Seen) -> Result<bool, s
         position: row.try_get::<i64, _>(2)?.cast_unsigned(),
         digest: row.try_get::<i64, _>(3)?.cast_unsigned(),
     };
-    Ok(match seen.verdict(found) {
-        Verdict::Fine => false,
-        Verdict::WentBack => true,
-        Verdict::IfAt { position, digest } => {
-            let there = found_digest(Some(&row))
-                .map_err(|_| sqlx::Error::Protocol("event.event_id is damaged".to_owned()))?;
-            // What was seen may have moved on meanwhile: then another connection has looked at it.
-            position == sought && there != Some(digest)
-        }
-    })
+    let there = found_digest(&row, 0)
+        .map_err(|_| sqlx::Error::Protocol("event.event_id is damaged".to_owned()))?;
+    Ok(seen.is_gone(found, there))
 }
 
 #[async_trait::async_trait]

@@ -6,9 +6,9 @@
 //! compared with the one that was seen: whoever comes second finds another one and leaves it alone, so
 //! however many replicas notice, it changes once.
 
+use std::cmp::Ordering;
 use std::sync::{Mutex, PoisonError};
 
-use crate::contract::Head;
 use crate::plan::HeadRow;
 
 /// A place in the log.
@@ -30,30 +30,18 @@ impl From<&HeadRow> for Mark {
     }
 }
 
-impl From<&Head> for Mark {
-    fn from(head: &Head) -> Self {
-        Self {
-            epoch: head.epoch,
-            position: head.position.0,
-            digest: head.digest,
-        }
+impl Mark {
+    /// True if a log of the same epoch does not hold this place: `found` is its end, and `there` the digest of
+    /// the event at this position, if it has one. Both must have been asked for, at the same moment, after this
+    /// place was known.
+    pub(in crate::sql) fn is_gone(self, found: Mark, there: Option<u64>) -> bool {
+        self.epoch == found.epoch
+            && match self.position.cmp(&found.position) {
+                Ordering::Greater => true,
+                Ordering::Equal => self.digest != found.digest,
+                Ordering::Less => self.position > 0 && there != Some(self.digest),
+            }
     }
-}
-
-/// What a mark in the database says about one that was seen before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::sql) enum Verdict {
-    /// It goes on from there, or has another epoch already.
-    Fine,
-    /// It went back in time.
-    WentBack,
-    /// It does if this digest is that of the event at this position.
-    IfAt {
-        /// The position that was seen.
-        position: u64,
-        /// The digest that was seen there.
-        digest: u64,
-    },
 }
 
 /// The furthest place that was seen.
@@ -61,7 +49,7 @@ pub(in crate::sql) enum Verdict {
 pub(in crate::sql) struct Seen(Mutex<Option<Mark>>);
 
 impl Seen {
-    /// Takes note of the log's end as read or committed.
+    /// Takes note of the log's end, of a log that holds what was seen before.
     pub(in crate::sql) fn head(&self, mark: Mark) {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*seen {
@@ -82,28 +70,9 @@ impl Seen {
         }
     }
 
-    /// The position that was seen, for looking up what stands there now; 0 if nothing was seen.
-    pub(in crate::sql) fn position(&self) -> u64 {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.map_or(0, |seen| seen.position)
-    }
-
-    /// Compares the log's end with what was seen.
-    pub(in crate::sql) fn verdict(&self, found: Mark) -> Verdict {
-        let seen = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(seen) = seen.filter(|seen| seen.epoch == found.epoch) else {
-            return Verdict::Fine;
-        };
-        match found.position.cmp(&seen.position) {
-            std::cmp::Ordering::Less => Verdict::WentBack,
-            std::cmp::Ordering::Equal if found.digest == seen.digest => Verdict::Fine,
-            std::cmp::Ordering::Equal => Verdict::WentBack,
-            std::cmp::Ordering::Greater if seen.position == 0 => Verdict::Fine,
-            std::cmp::Ordering::Greater => Verdict::IfAt {
-                position: seen.position,
-                digest: seen.digest,
-            },
-        }
+    /// What was seen.
+    pub(in crate::sql) fn mark(&self) -> Option<Mark> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,37 +90,32 @@ mod tests {
 
     #[test]
     fn a_lower_end_or_another_event_there_is_going_back() {
-        let seen = Seen::default();
-        assert_eq!(seen.verdict(mark(1, 5, 50)), Verdict::Fine);
-        seen.head(mark(1, 5, 50));
-        assert_eq!(seen.verdict(mark(1, 5, 50)), Verdict::Fine);
-        assert_eq!(seen.verdict(mark(1, 4, 40)), Verdict::WentBack);
-        assert_eq!(seen.verdict(mark(1, 5, 51)), Verdict::WentBack);
-        let unsure = Verdict::IfAt {
-            position: 5,
-            digest: 50,
-        };
-        assert_eq!(seen.verdict(mark(1, 6, 60)), unsure);
-        assert_eq!(
-            seen.verdict(mark(2, 4, 40)),
-            Verdict::Fine,
+        let seen = mark(1, 5, 50);
+        assert!(!seen.is_gone(mark(1, 5, 50), Some(50)));
+        assert!(seen.is_gone(mark(1, 4, 40), None));
+        assert!(seen.is_gone(mark(1, 5, 51), Some(51)));
+        assert!(!seen.is_gone(mark(1, 6, 60), Some(50)));
+        assert!(seen.is_gone(mark(1, 6, 60), Some(51)));
+        assert!(seen.is_gone(mark(1, 6, 60), None));
+        assert!(
+            !seen.is_gone(mark(2, 4, 40), None),
             "somebody noticed before"
         );
+        assert!(!mark(1, 0, 0).is_gone(mark(1, 6, 60), None));
     }
 
     #[test]
     fn the_furthest_place_of_the_latest_epoch_is_kept() {
         let seen = Seen::default();
         seen.event(9, 90);
-        assert_eq!(seen.position(), 0, "of which epoch it is, is not known");
+        assert_eq!(seen.mark(), None, "of which epoch it is, is not known");
         seen.head(mark(1, 5, 50));
         seen.head(mark(1, 4, 40));
-        assert_eq!(seen.position(), 5);
+        assert_eq!(seen.mark(), Some(mark(1, 5, 50)));
         seen.event(7, 70);
         seen.event(6, 60);
-        assert_eq!(seen.verdict(mark(1, 7, 70)), Verdict::Fine);
+        assert_eq!(seen.mark(), Some(mark(1, 7, 70)));
         seen.head(mark(2, 3, 30));
-        assert_eq!(seen.position(), 3);
-        assert_eq!(seen.verdict(mark(2, 2, 20)), Verdict::WentBack);
+        assert_eq!(seen.mark(), Some(mark(2, 3, 30)));
     }
 }

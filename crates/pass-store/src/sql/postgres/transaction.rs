@@ -18,13 +18,14 @@ use tokio::time::timeout;
 
 use super::connect::Connector;
 use super::error::is_lost_connection;
-use super::seen::{Mark, Seen, Verdict};
+use super::seen::{Mark, Seen};
 use super::statement::{self, Bound, bound, timed_out};
 use crate::contract::Error;
 use crate::plan::HeadRow;
 use crate::sql::append::head_row_from;
 use crate::sql::rows::Failure;
 use crate::sql::spools::random;
+use crate::sql::statements::{HEAD_COLUMNS, HEAD_COLUMNS_COUNT};
 use pass_domain::cursor::Cursor;
 use pass_domain::ids::EventId;
 
@@ -40,7 +41,7 @@ pub(in crate::sql) struct Writer {
     connector: Connector,
     place: Arc<Mutex<Place>>,
     seen: Arc<Seen>,
-    begin_text: String,
+    begin_text: [String; 2],
     acquire_timeout: Duration,
     answer_timeout: Duration,
     commit_timeout: Duration,
@@ -77,8 +78,8 @@ impl Writer {
         }
     }
 
-    /// Begins a transaction with the lock on the log's head, in one round trip. If the database went back in
-    /// time, the log gets a new epoch first.
+    /// Begins a transaction with the lock on the log's head, in one round trip, and looks whether the log holds
+    /// what was seen of it. If not, the database went back in time, and the log gets a new epoch first.
     pub(in crate::sql) async fn begin(&self) -> Result<(Transaction, HeadRow), Failure> {
         let waiting = Arc::clone(&self.place).lock_owned();
         let Ok(mut place) = timeout(self.acquire_timeout, waiting).await else {
@@ -103,7 +104,10 @@ impl Writer {
                 answer_timeout: self.answer_timeout,
                 commit_timeout: self.commit_timeout,
             };
-            let rows = match transaction.text(self.begin_text.clone()).await {
+            let seen = self.seen.mark();
+            let sought = seen.map_or(0, |seen| seen.position);
+            let text = format!("{}{sought}{}", self.begin_text[0], self.begin_text[1]);
+            let rows = match transaction.text(text).await {
                 Ok(rows) => rows,
                 // It was lost while nobody used it: nothing was begun.
                 Err(error) if !fresh && is_lost_connection(&error) => {
@@ -116,16 +120,17 @@ impl Writer {
                 .into_iter()
                 .next()
                 .ok_or_else(|| Error::Corrupt("log_head has no row".to_owned()))?;
+            let there = found_digest(&row, HEAD_COLUMNS_COUNT)?;
             let head = head_row_from(&QueryResult::from(row))?;
             transaction.locked = Mark::from(&head);
             #[cfg(feature = "planted-bugs")]
             if self.planted.sequence_positions {
                 return Ok((transaction, head));
             }
-            if !transaction.went_back(&self.seen, fresh).await? {
+            if !seen.is_some_and(|seen| seen.is_gone(transaction.locked, there)) {
                 return Ok((transaction, head));
             }
-            place = transaction.change_epoch(&head, &self.seen).await?;
+            place = transaction.change_epoch(&head, sought).await?;
             left_epoch = true;
         }
     }
@@ -146,7 +151,7 @@ impl Writer {
 /// Sequential scans and just-in-time compilation are off since every statement here has its index, and
 /// statistics of a log that grew since they were made must not talk the planner out of it. `COMMIT` in capitals
 /// stands in no other text than that of the commit, for tests that cut connections there.
-fn begin_text(connector: &Connector) -> String {
+fn begin_text(connector: &Connector) -> [String; 2] {
     let options = connector.options();
     let lock = "FOR UPDATE";
     #[cfg(feature = "planted-bugs")]
@@ -155,20 +160,21 @@ fn begin_text(connector: &Connector) -> String {
     } else {
         lock
     };
-    format!(
+    let before = format!(
         "BEGIN ISOLATION LEVEL read committed READ WRITE; \
          SET LOCAL statement_timeout = {}; \
          SET LOCAL lock_timeout = {}; \
          SET LOCAL idle_in_transaction_session_timeout = {}; \
          SET LOCAL enable_seqscan = {}; \
          SET LOCAL jit = off; \
-         SELECT {} FROM log_head WHERE id = 1 {lock}",
+         SELECT {}, (SELECT event_id FROM event WHERE position = ",
         millis(options.statement_timeout),
         millis(options.lock_timeout),
         millis(options.idle_in_transaction_timeout),
         connector.sequential_scans(),
-        crate::sql::statements::HEAD_COLUMNS,
-    )
+        HEAD_COLUMNS,
+    );
+    [before, format!(") FROM log_head WHERE id = 1 {lock}")]
 }
 
 /// A time-out in the server's unit. 0 would be none at all.
@@ -187,26 +193,11 @@ impl Transaction {
         self.left_epoch
     }
 
-    async fn went_back(&self, seen: &Seen, fresh: bool) -> Result<bool, Failure> {
-        match seen.verdict(self.locked) {
-            Verdict::Fine => Ok(false),
-            Verdict::WentBack => Ok(true),
-            // Only another server, or one started anew, can hold another event there.
-            Verdict::IfAt { .. } if !fresh => Ok(false),
-            Verdict::IfAt { position, digest } => {
-                let query = sqlx::query("SELECT event_id FROM event WHERE position = $1")
-                    .bind(position.cast_signed());
-                let rows = self.rows(query).await?;
-                Ok(found_digest(rows.first())? != Some(digest))
-            }
-        }
-    }
-
     /// Gives the log a new epoch, and the connection's place back.
     async fn change_epoch(
         self,
         head: &HeadRow,
-        seen: &Seen,
+        seen_position: u64,
     ) -> Result<OwnedMutexGuard<Place>, Failure> {
         let mut epoch = random();
         while epoch == head.epoch {
@@ -215,7 +206,7 @@ impl Transaction {
         let query = sqlx::query("UPDATE log_head SET epoch = $1 WHERE id = 1");
         self.execute(query.bind(epoch.cast_signed())).await?;
         tracing::error!(
-            seen_position = seen.position(),
+            seen_position,
             found_position = head.position,
             old_epoch = head.epoch,
             new_epoch = epoch,
@@ -309,13 +300,16 @@ impl Transaction {
     }
 }
 
-/// The digest of the event whose id is in a row's first column.
-pub(super) fn found_digest(row: Option<&PgRow>) -> Result<Option<u64>, Failure> {
-    let Some(row) = row else { return Ok(None) };
-    let id: Option<Vec<u8>> = row.try_get(0).map_err(statement::failed)?;
-    let Some(id) = id else { return Ok(None) };
-    let id = EventId::from_bytes(crate::stored::id_bytes(&id, "event_id")?);
-    Ok(Some(Cursor::digest_of(&id)))
+/// The digest of the event whose id is in a row's column; `None` if there is none.
+pub(super) fn found_digest(row: &PgRow, column: usize) -> Result<Option<u64>, Failure> {
+    let id: Option<Vec<u8>> = row.try_get(column).map_err(statement::failed)?;
+    id.as_deref().map(digest_of).transpose()
+}
+
+/// The digest of the event with an id as it is stored.
+pub(super) fn digest_of(id: &[u8]) -> Result<u64, Failure> {
+    let id = EventId::from_bytes(crate::stored::id_bytes(id, "event_id")?);
+    Ok(Cursor::digest_of(&id))
 }
 
 #[async_trait::async_trait]

@@ -16,6 +16,14 @@ use crate::suite::{Feed, hello, whole_log};
 /// Puts a database back to where it was when it had so many events, as a failover to a standby that missed
 /// the rest would. Every connection is cut, as then.
 async fn put_back(server: &TestPostgres, url: &str, position: u64) {
+    put_back_unseen(server, url, position).await;
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+               WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    server.sql(url, cut).await.expect("cut");
+}
+
+/// The same behind a proxy that keeps its clients' connections.
+async fn put_back_unseen(server: &TestPostgres, url: &str, position: u64) {
     let text = format!(
         "BEGIN; \
          UPDATE log_head SET position = {position}, last_delivery_number = {position}, deliveries = {position}, \
@@ -26,9 +34,7 @@ async fn put_back(server: &TestPostgres, url: &str, position: u64) {
          UPDATE pass SET body = saved.body, digest = saved.pass_digest, last_position = {position}, \
            last_digest = saved.digest FROM saved WHERE saved.position = {position}; \
          UPDATE spool SET committed_sequence = LEAST(committed_sequence, {position}); \
-         COMMIT; \
-         SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-           WHERE datname = current_database() AND pid <> pg_backend_pid()"
+         COMMIT"
     );
     server.sql(url, &text).await.expect("put back");
 }
@@ -117,7 +123,7 @@ impl SqlStore {
 // tell, the event there does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_events_at_seen_positions_are_noticed_by_readers_and_writers() {
-    for by_reading in [true, false] {
+    for (by_reading, cut) in [(true, true), (false, true), (true, false), (false, false)] {
         let server = server().await;
         let url = server.database().await.expect("a database");
         let store = open(&url).await;
@@ -125,7 +131,11 @@ async fn other_events_at_seen_positions_are_noticed_by_readers_and_writers() {
         save(&server, &url).await;
         send(&*store, 2).await.expect("sent");
         let before = store.head().await.expect("read");
-        put_back(&server, &url, 1).await;
+        if cut {
+            put_back(&server, &url, 1).await;
+        } else {
+            put_back_unseen(&server, &url, 1).await;
+        }
         let stranger = open(&url).await;
         let mut feed = Feed::open(&(Arc::clone(&stranger) as Arc<dyn PassStore>), 2).await;
         assert_eq!(
@@ -139,7 +149,10 @@ async fn other_events_at_seen_positions_are_noticed_by_readers_and_writers() {
             store.spool_open(&hello(3)).await.expect("opened");
             stranger.head().await.expect("read")
         };
-        assert_ne!(after.epoch, before.epoch, "by reading: {by_reading}");
+        assert_ne!(
+            after.epoch, before.epoch,
+            "by reading: {by_reading}, cut: {cut}"
+        );
         assert_eq!(after.position, Position(4));
         assert_eq!(whole_log(&*stranger).await.len(), 4);
         store.close().await;
