@@ -104,6 +104,75 @@ async fn a_database_that_went_back_gets_one_new_epoch_however_many_notice() {
     }
 }
 
+/// Has the server count the epochs from now on.
+async fn count_epochs(server: &TestPostgres, url: &str) {
+    let text = "CREATE TABLE epochs (epoch bigint); \
+         CREATE FUNCTION count_epoch() RETURNS trigger LANGUAGE plpgsql AS \
+           $$ BEGIN INSERT INTO epochs VALUES (NEW.epoch); RETURN NULL; END $$; \
+         CREATE TRIGGER count_epoch AFTER UPDATE ON log_head FOR EACH ROW \
+           WHEN (OLD.epoch <> NEW.epoch) EXECUTE FUNCTION count_epoch()";
+    server.sql(url, text).await.expect("counting");
+}
+
+async fn epochs(server: &TestPostgres, url: &str) -> String {
+    let count = server.sql(url, "SELECT count(*) FROM epochs").await;
+    count.expect("counted")
+}
+
+// Whatever finds out about one restore, and in whatever order: replicas by what they have seen, subscribers'
+// places, spools, and the operator who rotates.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_restore_is_one_change_of_the_epoch_whoever_finds_out() {
+    for rotates in [true, false] {
+        let server = server().await;
+        let url = server.database().await.expect("a database");
+        let (first, second) = (open(&url).await, open(&url).await);
+        for sequence in 1..=2 {
+            send(&*first, sequence).await.expect("sent");
+        }
+        save(&server, &url).await;
+        let mut spools = Vec::new();
+        for id in 2..=3 {
+            spools.push(Feed::open(&(Arc::clone(&second) as Arc<dyn PassStore>), id).await);
+        }
+        for sequence in 3..=4 {
+            send(&*first, sequence).await.expect("sent");
+        }
+        let lost = second.head().await.expect("read");
+        count_epochs(&server, &url).await;
+        put_back(&server, &url, 2).await;
+        let hello = |id, settled_sequence| SpoolHello {
+            settled_sequence,
+            oldest_sequence: 1,
+            ..hello(id)
+        };
+        if rotates {
+            let rotated = first.epoch_rotate().await.expect("rotated");
+            assert_ne!(rotated.epoch, lost.epoch);
+            assert_eq!(epochs(&server, &url).await, "1");
+        }
+        for _ in 0..2 {
+            let hellos = [hello(1, 4), hello(2, 1), hello(3, 1)];
+            let (a, b, c, d, e) = tokio::join!(
+                first.epoch_leave(lost.cursor()),
+                second.epoch_leave(lost.cursor()),
+                first.spool_open(&hellos[0]),
+                second.spool_open(&hellos[1]),
+                first.spool_open(&hellos[2]),
+            );
+            let epoch = a.expect("left").epoch;
+            assert_eq!(b.expect("left").epoch, epoch);
+            for opened in [c, d, e] {
+                assert_eq!(opened.expect("opened").epoch, epoch);
+            }
+            assert_eq!(epochs(&server, &url).await, "1", "rotated: {rotates}");
+        }
+        drop(spools);
+        first.close().await;
+        second.close().await;
+    }
+}
+
 /// The head, once connections that were cut have been found out.
 async fn read(store: &SqlStore) -> Head {
     let read = wait_for("a reader", Duration::from_secs(10), async || {
