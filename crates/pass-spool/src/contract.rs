@@ -186,6 +186,9 @@ pub struct SpoolStatus {
     pub health: SpoolHealth,
     /// What could not be proven about the durability of this spool, where its owner has allowed that.
     pub unproven: Option<Arc<str>>,
+    /// Why nobody can be told to have the [turn](Spool::turn) although records are taken, once that has lasted half a
+    /// minute: nothing is forwarded from here meanwhile.
+    pub trouble: Option<Arc<str>>,
 }
 
 /// Whether a spool can take records.

@@ -22,6 +22,17 @@
 //! A gateway keeps nothing: the spool's identity is in the stream's metadata, whose turn it is to forward and what is
 //! settled in a key-value bucket beside it.
 //!
+//! A NATS user whose permissions are restricted needs these, with `PASSLINE` for the stream's name:
+//!
+//! - to publish: `PASSLINE.deliveries` (records), `$KV.PASSLINE-turn.>` (the turn), `$JS.ACK.PASSLINE.>` (settling);
+//! - to publish, as questions about the stream `PASSLINE` and the bucket's stream `KV_PASSLINE-turn`: `$JS.API.INFO`,
+//!   `$JS.API.STREAM.INFO.*`, `$JS.API.STREAM.CREATE.*` and `$JS.API.STREAM.UPDATE.PASSLINE` (to make them and to raise
+//!   `max_bytes`), `$JS.API.STREAM.PURGE.PASSLINE` (to drop what is settled), `$JS.API.DIRECT.GET.>` and
+//!   `$JS.API.STREAM.MSG.GET.*` (to read single records), `$JS.API.CONSUMER.CREATE.PASSLINE.>`,
+//!   `$JS.API.CONSUMER.MSG.NEXT.PASSLINE.>` and `$JS.API.CONSUMER.DELETE.PASSLINE.>` (the consumers, named
+//!   `forwarder-…`, each used once);
+//! - to subscribe: `_INBOX.>`.
+//!
 //! Where to read on: `link` for the stream, `append` for the way of a record, `turn` for whose turn it is, `reader` for
 //! order, `proof` and `overseer` for what is believed of the servers, `retention` for what is dropped.
 
@@ -56,8 +67,8 @@ pub use self::options::{
 use self::answers::Answers;
 use self::append::Appender;
 use self::link::{Link, with_sources};
-use self::overseer::Overseer;
-use self::reader::{Acks, Reader};
+use self::overseer::{BEHIND_MAX, Overseer};
+use self::reader::{ACK, Acks, Reader};
 use self::retention::Retention;
 use self::shared::{Counted, Gate, Shared, Standing, Term};
 use self::turn::TurnKeeper;
@@ -69,6 +80,8 @@ use crate::{
 
 /// How long giving back the turn may take at the end.
 const RELEASE_MAX: Duration = Duration::from_secs(5);
+/// Pause before the stream's end is looked at again that lies too early.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How long the last acknowledgements may take to leave.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
 
@@ -122,12 +135,7 @@ impl JetStreamSpool {
         shared.figures().note(&info);
         let mut overseer = Overseer::new(shared.clone(), link.clone(), options.clone());
         Box::pin(overseer.look()).await;
-        let mut turn = TurnKeeper::new(
-            shared.clone(),
-            link.clone(),
-            me,
-            options.gateway_name.clone(),
-        );
+        let mut turn = TurnKeeper::new(shared.clone(), link.clone(), options.clone(), me.clone());
         turn.mark_read()
             .await
             .map_err(|detail| JetStreamOpenError::Server {
@@ -166,7 +174,7 @@ impl JetStreamSpool {
                 slots: Semaphore::new(options.append_in_flight_max),
                 subject: options.subject(),
             },
-            reader: Mutex::new(Reader::new(acks.clone())),
+            reader: Mutex::new(Reader::new(acks.clone(), me)),
             acks,
             tasks: Mutex::new(Some(tasks)),
             #[cfg(test)]
@@ -317,11 +325,7 @@ impl Spool for JetStreamSpool {
         }
         if let Some(ack) = self.acks.settled(through.0) {
             // Lost, it is made up for by the next one, or by a new consumer.
-            let _ = timeout(
-                DRAIN_MAX,
-                self.link.client.publish(ack, Bytes::from_static(b"+ACK")),
-            )
-            .await;
+            let _ = timeout(DRAIN_MAX, self.link.client.publish(ack, ACK)).await;
         }
         Ok(())
     }
@@ -329,34 +333,43 @@ impl Spool for JetStreamSpool {
     async fn rewind(&self, after: Sequence) -> Result<RewindOutcome, RewindError> {
         let _wanting = Counted::new(&self.shared.wanting);
         let mut reader = self.reader.lock().await;
-        if self.shared.is_closed() {
-            return Err(RewindError::Closed);
-        }
-        let Some(term) = self.shared.term() else {
-            return Err(RewindError::TurnLost);
+        let began = Instant::now();
+        let (term, info) = loop {
+            if self.shared.is_closed() {
+                return Err(RewindError::Closed);
+            }
+            let Some(term) = self.shared.term() else {
+                return Err(RewindError::TurnLost);
+            };
+            // Other gateways append, too, so what is known here may be old.
+            let info = self
+                .link
+                .stream
+                .get_info()
+                .await
+                .map_err(|error| RewindError::Unavailable(with_sources(&error).into()))?;
+            let last = info.state.last_sequence;
+            let known = self.shared.figures().last;
+            if last < known {
+                let reason = format!("the stream ends at {last} but ended at {known}");
+                return Err(RewindError::Unavailable(reason.into()));
+            }
+            if after.0 <= last {
+                break (term, info);
+            }
+            // A new leader of a cluster may know the end a moment later.
+            if began.elapsed() >= BEHIND_MAX {
+                return Err(RewindError::Ahead { last });
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         };
-        // Other gateways append, too, so what is known here may be old.
-        let info = self
-            .link
-            .stream
-            .get_info()
-            .await
-            .map_err(|error| RewindError::Unavailable(with_sources(&error).into()))?;
-        let last = info.state.last_sequence;
-        let known = self.shared.figures().last;
-        if last < known {
-            let reason = format!("the stream ends at {last} but ended at {known}");
-            return Err(RewindError::Unavailable(reason.into()));
-        }
-        if after.0 > last {
-            return Err(RewindError::Ahead { last });
-        }
         let reachable = after.0.max(info.state.first_sequence.saturating_sub(1));
         reader.enter(term.number, &self.shared);
         reader.restart(reachable);
         let mut figures = self.shared.figures();
         figures.note(&info);
-        figures.peer_heard = true;
+        // Whether the other side means this spool's records is known once it settles.
+        figures.peer_heard = false;
         figures.settled = figures.settled.min(reachable);
         Ok(RewindOutcome {
             missing: (reachable > after.0).then(|| after.0 + 1..=reachable),
@@ -383,7 +396,7 @@ impl Spool for JetStreamSpool {
         }
         drop(ending);
         let _wanting = Counted::new(&self.shared.wanting);
-        self.reader.lock().await.discard();
+        self.reader.lock().await.end(&self.link).await;
         let _ = timeout(DRAIN_MAX, self.link.client.flush()).await;
         let _ = timeout(DRAIN_MAX, self.link.client.drain()).await;
     }

@@ -52,6 +52,8 @@ use session::{End, Session};
 const TURN_USUAL: Duration = Duration::from_millis(500);
 /// The same after this gateway passed the turn on: nobody else may have wanted it.
 const TURN_USUAL_PASSED: Duration = Duration::from_secs(5);
+/// How often a gateway that waits and refuses callbacks looks whether another one's deliveries are committed.
+const MARK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What helps after a stream has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +89,7 @@ pub struct ForwardStatus {
     /// Why forwarding needs a person; absent if it does not.
     pub blocked: Option<String>,
     /// True while callbacks are refused: pass-state has shown that the spool was put back to an earlier moment. From
-    /// then until a stream is open again, or the process ends.
+    /// then until a stream is open again, another gateway's deliveries are seen to be committed, or the process ends.
     pub spool_restored: bool,
     /// How the last stream ended, if not in order.
     pub last_error: Option<String>,
@@ -204,7 +206,16 @@ impl Forwarder {
                 }
                 status.last_error = None;
             });
-            turn.await.map(|()| true)
+            let mut settled = self.spool.status().settled;
+            loop {
+                if let Ok(taken) = timeout(MARK_INTERVAL, &mut turn).await {
+                    return taken.map(|()| true);
+                }
+                let before = std::mem::replace(&mut settled, self.spool.status().settled);
+                if settled > before && self.status.borrow().spool_restored {
+                    self.spool_is_right(check);
+                }
+            }
         };
         let taken = tokio::select! {
             taken = turn => taken.map_err(|error| End::Failed(Failure::Lease(error))),
@@ -216,6 +227,16 @@ impl Forwarder {
         self.status
             .send_if_modified(|status| std::mem::take(&mut status.waiting_for_turn));
         taken
+    }
+
+    /// Takes callbacks again: another gateway settles records, so pass-state takes this spool for the one it knows.
+    fn spool_is_right(&self, check: &Check) {
+        tracing::info!("another gateway forwards this spool; taking callbacks again");
+        self.status.send_modify(|status| {
+            status.spool_restored = false;
+            status.blocked = None;
+            check.ok();
+        });
     }
 
     /// How long the end waits for acknowledgements.

@@ -282,10 +282,16 @@ async fn follow_health(spool: &dyn Spool, check: &Check) -> Arc<str> {
     let mut unproven_told = None;
     loop {
         let SpoolStatus {
-            health, unproven, ..
+            health,
+            unproven,
+            trouble,
+            ..
         } = spool.status();
         let state = match (health, &unproven) {
-            (SpoolHealth::Ok | SpoolHealth::Slow, None) => State::Ok,
+            (SpoolHealth::Ok | SpoolHealth::Slow, None) => match trouble {
+                Some(reason) => State::Warned(format!("nothing may be forwarded: {reason}")),
+                None => State::Ok,
+            },
             (SpoolHealth::Ok | SpoolHealth::Slow, Some(reason)) => {
                 State::Warned(format!("durability is not proven: {reason}"))
             }

@@ -127,6 +127,7 @@ pub(crate) struct StubSpool {
     pub(crate) gate: Semaphore,
     pub(crate) health: SpoolHealth,
     pub(crate) unproven: Option<Arc<str>>,
+    pub(crate) trouble: Option<Arc<str>>,
 }
 
 impl StubSpool {
@@ -136,6 +137,7 @@ impl StubSpool {
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             health: SpoolHealth::Ok,
             unproven: None,
+            trouble: None,
         }
     }
 }
@@ -180,6 +182,7 @@ impl Spool for StubSpool {
             sync_last: Duration::ZERO,
             health: self.health.clone(),
             unproven: self.unproven.clone(),
+            trouble: self.trouble.clone(),
         }
     }
 

@@ -256,6 +256,7 @@ impl Shared {
             sync_last,
             health,
             unproven: None,
+            trouble: None,
         }
     }
 }

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{ContextBuilder, CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::{
+    ContextBuilder, CreateKeyValueError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind,
+};
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType,
 };
@@ -28,6 +30,13 @@ const ID_KEY: &str = "passline.spool_id";
 /// Pause between attempts to connect, at the longest.
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
+/// Bytes of records that may wait in the client for a server that does not read.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Messages that may wait there, however large.
+const QUEUE_LENGTH_MIN: usize = 8;
+/// Messages that may wait there, however small.
+const QUEUE_LENGTH_MAX: usize = 256;
+
 /// A stream handle; it remembers nothing of the stream but its name.
 pub(super) type Handle = stream::Stream<()>;
 
@@ -35,6 +44,7 @@ pub(super) type Handle = stream::Stream<()>;
 #[derive(Clone)]
 pub(super) struct Link {
     pub(super) client: Client,
+    pub(super) context: Context,
     pub(super) stream: Handle,
     pub(super) turn: kv::Store,
 }
@@ -62,6 +72,7 @@ pub(super) async fn open(
             Ok((stream, id, info, turn)) => {
                 let link = Link {
                     client,
+                    context,
                     stream,
                     turn,
                 };
@@ -131,7 +142,7 @@ fn connect_options(
         .connection_timeout(Duration::from_secs(3))
         .request_timeout(Some(API_TIMEOUT))
         .ping_interval(Duration::from_secs(5))
-        .client_capacity(1024)
+        .client_capacity(queue_length(options))
         .reconnect_delay_callback(|attempts| {
             RECONNECT_MAX.min(Duration::from_millis(20 << attempts.clamp(1, 6)))
         })
@@ -156,6 +167,12 @@ fn connect_options(
         })?,
         NatsCredentials::NkeySeed(seed) => connect.nkey(seed),
     })
+}
+
+/// How many messages may wait in the client to be sent. It counts them, so that many large ones are too many bytes.
+pub(super) fn queue_length(options: &JetStreamOptions) -> usize {
+    (QUEUE_BYTES_MAX / (options.record_bytes_max + HEADER_BYTES))
+        .clamp(QUEUE_LENGTH_MIN, QUEUE_LENGTH_MAX)
 }
 
 fn note(standing: &watch::Sender<Standing>, event: &Event) {
@@ -246,14 +263,8 @@ fn passing(options: &JetStreamOptions, action: &str, detail: String) -> Trouble 
 async fn found(options: &JetStreamOptions, context: &Context) -> Result<Option<Info>, Trouble> {
     match context.get_stream(&options.stream).await {
         Ok(stream) => Ok(Some(stream.cached_info().clone())),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(told)
-                if told.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-            {
-                Ok(None)
-            }
-            _ => Err(passing(options, "look for", with_sources(&error))),
-        },
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(passing(options, "look for", with_sources(&error))),
     }
 }
 
@@ -290,25 +301,53 @@ async fn make(options: &JetStreamOptions, context: &Context) -> Result<(), Troub
     }
 }
 
+/// Makes the bucket of the turn anew if it is gone; says whether it was.
+pub(super) async fn bucket_mend(
+    options: &JetStreamOptions,
+    context: &Context,
+) -> Result<bool, String> {
+    let stream = format!("KV_{}", options.bucket());
+    match context.get_stream(stream).await {
+        Ok(_) => return Ok(false),
+        Err(error) if is_not_found(&error) => {}
+        Err(error) => return Err(with_sources(&error)),
+    }
+    match bucket_make(options, context).await {
+        Ok(_) => Ok(true),
+        Err(error) => Err(with_sources(&error)),
+    }
+}
+
+fn is_not_found(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
 async fn bucket(options: &JetStreamOptions, context: &Context) -> Result<kv::Store, Trouble> {
     let name = options.bucket();
     if let Ok(store) = context.get_key_value(&name).await {
         return Ok(store);
     }
+    bucket_make(options, context).await.map_err(|error| {
+        Trouble::Passing(JetStreamOpenError::Server {
+            action: format!("create key-value bucket {name}"),
+            detail: with_sources(&error),
+        })
+    })
+}
+
+async fn bucket_make(
+    options: &JetStreamOptions,
+    context: &Context,
+) -> Result<kv::Store, CreateKeyValueError> {
     let config = kv::Config {
-        bucket: name.clone(),
+        bucket: options.bucket(),
         description: "Passline: which gateway forwards".into(),
         history: 1,
         storage: StorageType::File,
         num_replicas: options.replicas,
         ..kv::Config::default()
     };
-    context.create_key_value(config).await.map_err(|error| {
-        Trouble::Passing(JetStreamOpenError::Server {
-            action: format!("create key-value bucket {name}"),
-            detail: with_sources(&error),
-        })
-    })
+    context.create_key_value(config).await
 }
 
 /// The spool's id in the stream's metadata.

@@ -15,8 +15,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// A server that does not answer questions for this long is not believed to take records.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
-/// After this long the proof is renewed, over the same connection too.
-const PROOF_AGE_MAX: Duration = Duration::from_secs(30);
+/// After this long the proof is renewed, over the same connection too: another member of the cluster may have come
+/// back with other settings.
+const PROOF_AGE_MAX: Duration = Duration::from_secs(3);
 /// After this long a proof that failed is tried again.
 const PROOF_RETRY: Duration = Duration::from_secs(2);
 

@@ -113,10 +113,9 @@ pub(super) async fn prove(
         match answer {
             Ok(varz) => {
                 let config = varz.jetstream.and_then(|jetstream| jetstream.config);
-                synced.insert(
-                    varz.server_name,
-                    config.is_some_and(|config| config.sync_always),
-                );
+                let always = config.is_some_and(|config| config.sync_always);
+                // Two servers may have one name by mistake: then both must sync.
+                *synced.entry(varz.server_name).or_insert(true) &= always;
             }
             Err(trouble) => troubles = format!("{troubles} ({trouble})"),
         }

@@ -1,8 +1,12 @@
 //! Reading in order: a durable pull consumer, made anew whenever its order is in doubt.
 //!
 //! The consumer starts at the first record that was not fetched yet. What it redelivers is known already and left out;
-//! a record that comes too early, a new connection, a missed heartbeat or a deleted consumer makes a new one. A new
-//! consumer's first record is the first that the stream still has: only then is a gap believed.
+//! a record that comes too early, a new connection, a missed heartbeat or a deleted consumer makes a new one. Where a
+//! new consumer begins with a gap, the stream itself is asked what comes next: only what it says is believed, since
+//! skipped records would be lost for good.
+//!
+//! No two consumers have the same name. Making one whose name exists already would succeed and change nothing, so
+//! that it went on where another one stood. Those that were left behind end by themselves.
 //!
 //! The consumer acknowledges cumulatively (`AckPolicy::All`), since that is what settling is: one message for each
 //! settle, however many records it covers. Its window of unacknowledged records bounds what is under way. Where to
@@ -19,14 +23,19 @@ use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::time::timeout;
 
 use super::link::{Link, with_sources};
 use super::options::JetStreamOptions;
 use super::shared::Shared;
 use crate::{LeaseError, Leased, Sequence};
 
-/// The consumer's name on the server.
+/// What the consumers' names begin with.
 const CONSUMER: &str = "forwarder";
+/// The server drops a consumer that nobody has asked for this long.
+const UNUSED_MAX: Duration = Duration::from_secs(300);
+/// How long dropping a consumer may take that is not needed any more.
+const DROP_MAX: Duration = Duration::from_millis(500);
 /// Records asked for at once.
 const PULL_RECORDS_MAX: usize = 1024;
 /// After this long the server gives a record again that was not acknowledged.
@@ -39,6 +48,9 @@ const PULL_EXPIRES: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(200);
 /// A lease fails once no consumer could be made for this long.
 const TROUBLE_MAX: Duration = Duration::from_secs(10);
+
+/// What settles a record and all before it.
+pub(super) const ACK: Bytes = Bytes::from_static(b"+ACK");
 
 /// Where to acknowledge the records that are leased and not settled.
 #[derive(Clone, Default)]
@@ -93,6 +105,12 @@ struct Pull {
 /// The lease position and what is fetched beyond it.
 pub(super) struct Reader {
     acks: Acks,
+    /// Tells this process's consumers from those of others.
+    me: String,
+    /// How many consumers were begun.
+    starts: u64,
+    /// The consumer that was begun last, if it may still be there.
+    consumer: Option<String>,
     /// The term that the rest belongs to.
     term: u64,
     /// Everything up to here has been leased.
@@ -106,9 +124,12 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(acks: Acks) -> Self {
+    pub(super) fn new(acks: Acks, me: String) -> Self {
         Self {
             acks,
+            me,
+            starts: 0,
+            consumer: None,
             term: 0,
             position: 0,
             fetched_through: 0,
@@ -140,6 +161,41 @@ impl Reader {
         self.fetched_bytes = 0;
         self.fetched_through = self.position;
         self.acks.clear();
+    }
+
+    /// Lets go of everything, and of the consumer on the server if that is quick.
+    pub(super) async fn end(&mut self, link: &Link) {
+        self.discard();
+        self.drop_consumer(link).await;
+    }
+
+    async fn drop_consumer(&mut self, link: &Link) {
+        let Some(name) = &self.consumer else { return };
+        let dropping = timeout(DROP_MAX, link.stream.delete_consumer(name)).await;
+        if !matches!(dropping, Ok(Ok(_))) {
+            tracing::debug!(
+                consumer = name,
+                "an unused consumer of the NATS spool stays for a few minutes"
+            );
+        }
+        self.consumer = None;
+    }
+
+    /// The consumer on the server.
+    #[cfg(test)]
+    pub(super) fn consumer(&self) -> Option<&str> {
+        self.consumer.as_deref()
+    }
+
+    /// Goes back to `position` and keeps the consumer, as if the server had given one that stands elsewhere.
+    #[cfg(test)]
+    pub(super) fn mislead(&mut self, position: u64) {
+        let pull = self.pull.take();
+        self.restart(position);
+        self.pull = pull.map(|pull| Pull {
+            fresh: true,
+            ..pull
+        });
     }
 
     /// Leases what is fetched, within the limits but at least one record; nothing if nothing is.
@@ -214,7 +270,7 @@ impl Reader {
                 }
                 return Ok(());
             };
-            self.fetch(message, link, options).await?;
+            self.fetch(message, link, options, shared).await?;
             if self.fetched.len() >= options.window_records
                 || self.fetched_bytes >= options.window_bytes
             {
@@ -236,6 +292,7 @@ impl Reader {
         message: Message,
         link: &Link,
         options: &JetStreamOptions,
+        shared: &Shared,
     ) -> Result<(), LeaseError> {
         let Ok(sequence) = message.info().map(|info| info.stream_sequence) else {
             return Err(unavailable("NATS gave a record without its sequence"));
@@ -246,6 +303,12 @@ impl Reader {
             .as_mut()
             .is_some_and(|pull| std::mem::take(&mut pull.fresh));
         if sequence < expected {
+            // What is settled comes again only if its acknowledgement was lost.
+            if let Some(ack) = message.message.reply
+                && sequence <= shared.figures().settled
+            {
+                let _ = link.client.publish(ack, ACK).await;
+            }
             return Ok(());
         }
         if sequence > expected {
@@ -269,6 +332,20 @@ impl Reader {
                     first: expected,
                     oldest_kept: info.state.first_sequence,
                 });
+            }
+            let next = link
+                .stream
+                .raw_message_builder()
+                .sequence(expected)
+                .next_by_subject(options.subject())
+                .send()
+                .await
+                .map_err(|error| unavailable(&with_sources(&error)))?;
+            if next.sequence != sequence {
+                return Err(unavailable(&format!(
+                    "NATS gave record {sequence} where {} comes next",
+                    next.sequence
+                )));
             }
             tracing::error!(
                 first = expected,
@@ -298,10 +375,14 @@ impl Reader {
         for fetched in &mut self.fetched {
             fetched.ack = None;
         }
-        // It is not there the first time, and a position can't be changed afterwards.
-        let _ = link.stream.delete_consumer(CONSUMER).await;
+        self.drop_consumer(link).await;
+        self.starts += 1;
+        let name = format!("{CONSUMER}-{}-{}", self.me, self.starts);
+        // Before it is there: it may be made although no answer comes.
+        self.consumer = Some(name.clone());
         let config = pull::Config {
-            durable_name: Some(CONSUMER.to_owned()),
+            durable_name: Some(name),
+            inactive_threshold: UNUSED_MAX,
             description: Some("Passline: the gateway that forwards".into()),
             deliver_policy: DeliverPolicy::ByStartSequence {
                 start_sequence: self.fetched_through + 1,

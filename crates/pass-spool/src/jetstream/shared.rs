@@ -53,7 +53,8 @@ pub(super) struct Figures {
     pub(super) bytes_max: u64,
     /// The first unsettled record's sequence and the time of it, if known.
     pub(super) oldest_unsettled: Option<(u64, SystemTime)>,
-    /// The other side has said where it stands in this term, so that the settled mark can be relied on.
+    /// The other side was found to stand where it says in this term, and something was settled since, so that the
+    /// settled mark can be relied on.
     pub(super) peer_heard: bool,
     pub(super) sync_last: Duration,
     pub(super) in_flight: usize,
@@ -62,6 +63,8 @@ pub(super) struct Figures {
     /// Bytes of a record that found no room, until there is.
     pub(super) refused_bytes: Option<u64>,
     pub(super) unproven: Option<Arc<str>>,
+    /// Why it can't be told whose turn it is, once that has lasted.
+    pub(super) trouble: Option<Arc<str>>,
 }
 
 impl Figures {
@@ -85,6 +88,9 @@ pub(super) struct Shared {
     /// Asks the keeper of the turn to look at once.
     pub(super) turn_wanted: Notify,
     pub(super) turn_waiters: watch::Sender<usize>,
+    /// How late answers to writes of the turn come.
+    #[cfg(test)]
+    pub(super) answers_late: Mutex<Duration>,
     figures: Mutex<Figures>,
     clock: WallClock,
 }
@@ -99,6 +105,8 @@ impl Shared {
             closed: watch::Sender::new(false),
             turn_wanted: Notify::new(),
             turn_waiters: watch::Sender::new(0),
+            #[cfg(test)]
+            answers_late: Mutex::default(),
             figures: Mutex::new(Figures::default()),
             clock,
         }
@@ -107,6 +115,12 @@ impl Shared {
     pub(super) fn figures(&self) -> MutexGuard<'_, Figures> {
         // Every change leaves the figures whole, so those of a caller that panicked are still right.
         self.figures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How late answers to writes of the turn come.
+    #[cfg(test)]
+    pub(super) fn answer_late(&self) -> Duration {
+        *self.answers_late.lock().expect("never poisoned")
     }
 
     pub(super) fn now(&self) -> SystemTime {
@@ -168,6 +182,7 @@ impl Shared {
             sync_last: figures.sync_last,
             health,
             unproven: figures.unproven.clone(),
+            trouble: figures.trouble.clone(),
         }
     }
 

@@ -3,6 +3,7 @@
 mod belief;
 mod faults;
 mod retention;
+mod rights;
 mod turns;
 
 use std::sync::Arc;
@@ -110,6 +111,12 @@ async fn lease_numbers(spool: &JetStreamSpool, upto: u64) -> Vec<u64> {
         }
     }
     numbers
+}
+
+/// The consumer that the spool reads with.
+async fn consumer(spool: &JetStreamSpool) -> String {
+    let reader = spool.reader.lock().await;
+    reader.consumer().expect("there is a consumer").to_owned()
 }
 
 async fn wait_health(spool: &JetStreamSpool, wanted: &SpoolHealth) {

@@ -54,6 +54,7 @@ fn status(observer: &Observer) -> Value {
             "id": observer.spool_id().to_string(),
             "health": format!("{:?}", spool.health),
             "unproven": spool.unproven.as_deref(),
+            "trouble": spool.trouble.as_deref(),
             "last_durable": spool.last_durable.0,
             "settled": spool.settled.0,
             "oldest_kept": spool.oldest_kept.0,

@@ -2,8 +2,11 @@
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, StorageType};
 
-use super::super::link::config_check;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::super::link::{config_check, queue_length};
 use super::super::options::{JetStreamOpenError, NatsCredentials};
+use super::super::proof;
 use super::*;
 use crate::{AppendError, LeaseError, RewindError};
 
@@ -90,13 +93,7 @@ async fn a_server_that_comes_back_without_syncing_is_not_believed_any_more() {
     let mut bench = Bench::start().await;
     let spool = bench.open().await;
     append(&spool, 1..=1).await;
-    bench.nats.stop().await.expect("server stops");
-    let file = bench.nats.store_dir().with_file_name("nats.conf");
-    let text = std::fs::read_to_string(&file).expect("configuration");
-    let changed = text.replace("sync_interval: always", "sync_interval: \"2m\"");
-    assert_ne!(text, changed);
-    std::fs::write(&file, changed).expect("configuration");
-    bench.nats.restart().await.expect("server starts");
+    reconfigure_unsynced(&mut bench.nats).await;
     wait_for("disbelief", Duration::from_secs(10), async || {
         match spool.status().health {
             SpoolHealth::Unavailable(reason) if reason.contains("sync_interval: always") => Ok(()),
@@ -113,6 +110,101 @@ async fn a_server_that_comes_back_without_syncing_is_not_believed_any_more() {
     let info = spool.link.stream.get_info().await.expect("info");
     assert_eq!(info.state.last_sequence, 1);
     spool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_comes_back_without_syncing_is_noticed_over_the_same_connection() {
+    let mut servers = TestNats::cluster(3, NatsSettings::default())
+        .await
+        .expect("cluster starts");
+    let mut options = options_for(&servers[0], servers[0].url());
+    options.monitoring_urls = servers.iter().map(TestNats::monitoring_url).collect();
+    options.replicas = 3;
+    let spool = JetStreamSpool::open(options).await.expect("spool opens");
+    wait_health(&spool, &SpoolHealth::Ok).await;
+    let epoch = spool.shared.standing.borrow().epoch;
+    reconfigure_unsynced(&mut servers[2]).await;
+    // No longer than it takes to look twice: a proof from before is worth nothing.
+    wait_for("disbelief", Duration::from_secs(12), async || {
+        match spool.status().health {
+            SpoolHealth::Unavailable(reason) if reason.contains("sync_interval: always") => Ok(()),
+            health => Err(format!("{health:?}")),
+        }
+    })
+    .await
+    .expect("the member is not believed any more");
+    assert_eq!(spool.shared.standing.borrow().epoch, epoch);
+    spool.close().await;
+}
+
+/// Restarts the server with settings that let it answer before it syncs.
+async fn reconfigure_unsynced(server: &mut TestNats) {
+    server.stop().await.expect("server stops");
+    let file = server.store_dir().with_file_name("nats.conf");
+    let text = std::fs::read_to_string(&file).expect("configuration");
+    let changed = text.replace("sync_interval: always", "sync_interval: \"2m\"");
+    assert_ne!(text, changed);
+    std::fs::write(&file, changed).expect("configuration");
+    server.restart().await.expect("server starts");
+}
+
+/// Says of a server whether it syncs, to whoever asks; returns where to ask.
+async fn monitoring(name: &'static str, sync_always: bool) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("bound");
+    let url = format!("http://{}", listener.local_addr().expect("address"));
+    let body = format!(
+        r#"{{"server_name":"{name}","jetstream":{{"config":{{"sync_always":{sync_always}}}}}}}"#
+    );
+    tokio::spawn(async move {
+        while let Ok((mut asking, _)) = listener.accept().await {
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            // Read first, so that closing resets nothing.
+            let mut question = [0; 1024];
+            let _ = asking.read(&mut question).await;
+            let _ = asking.write_all(answer.as_bytes()).await;
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn two_servers_of_one_name_must_both_sync() {
+    let (synced, unsynced) = (
+        monitoring("twin", true).await,
+        monitoring("twin", false).await,
+    );
+    let holders = [proof::Holder {
+        name: "twin".into(),
+        away: false,
+    }];
+    for (urls, believed) in [
+        ([&synced, &synced], true),
+        ([&synced, &unsynced], false),
+        ([&unsynced, &synced], false),
+    ] {
+        let mut options = JetStreamOptions::new(vec!["nats://127.0.0.1:9".into()]);
+        options.monitoring_urls = urls.map(String::clone).to_vec();
+        let proven = proof::prove(&options, &holders, &mut proof::Proven::new()).await;
+        assert_eq!(proven.is_ok(), believed, "{urls:?}: {proven:?}");
+    }
+}
+
+#[test]
+fn the_client_queues_no_more_than_a_bounded_number_of_bytes() {
+    let bytes = |record_bytes_max| {
+        let mut options = JetStreamOptions::new(Vec::new());
+        options.record_bytes_max = record_bytes_max;
+        queue_length(&options) * record_bytes_max
+    };
+    for record_bytes_max in [1, 1000, 200_000, 2 << 20, 8 << 20] {
+        assert!(bytes(record_bytes_max) <= 64 << 20, "{record_bytes_max}");
+    }
+    assert_eq!(bytes(super::super::RECORD_BYTES_CEILING), 256 << 20);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use std::time::Instant;
 use test_kit::{ChaosProxy, Cut};
 
 use super::*;
-use crate::{AppendError, RecordId, SpoolHealth};
+use crate::{AppendError, LeaseError, RecordId, SpoolHealth};
 
 /// A bench whose spools reach the server through a proxy.
 async fn proxied() -> (Bench, ChaosProxy) {
@@ -275,8 +275,69 @@ async fn redelivered_records_are_not_leased_twice() {
         .await
         .expect("publish");
     spool.link.client.flush().await.expect("flush");
+    let consumer = consumer(&spool).await;
+    // Someone has to ask for records, so that the server has whom to give one again.
+    let mut leasing = Box::pin(spool.lease(1000, usize::MAX));
+    let redelivered = wait_for("a redelivery", DEADLINE, async || {
+        match spool.link.stream.consumer_info(&consumer).await {
+            Ok(info) if info.delivered.consumer_sequence > 5 => Ok(()),
+            info => Err(format!("{info:?}")),
+        }
+    });
+    tokio::select! {
+        redelivered = redelivered => redelivered.expect("a record is given again"),
+        leased = &mut leasing => panic!("{leased:?} although all is leased"),
+    }
+    drop(leasing);
     append(&spool, 6..=8).await;
     assert_eq!(lease_numbers(&spool, 8).await, [6, 7, 8]);
+    spool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_settled_record_that_is_given_again_is_acknowledged_again() {
+    let bench = Bench::start().await;
+    let spool = bench.open_in_turn().await;
+    append(&spool, 1..=5).await;
+    lease_numbers(&spool, 5).await;
+    let redeliver = spool.acks.first().expect("an acknowledgement is due");
+    // As if it had been lost on its way.
+    spool.acks.settled(5).expect("an acknowledgement is due");
+    spool.settle(Sequence(5)).await.expect("settle succeeds");
+    let consumer = consumer(&spool).await;
+    let info = spool.link.stream.consumer_info(&consumer).await;
+    assert_eq!(info.expect("info").num_ack_pending, 5);
+    let negative = spool.link.client.publish(redeliver, "-NAK".into());
+    negative.await.expect("publish");
+    let mut leasing = Box::pin(spool.lease(1000, usize::MAX));
+    let acknowledged = wait_for("an acknowledgement", DEADLINE, async || {
+        match spool.link.stream.consumer_info(&consumer).await {
+            Ok(info) if info.ack_floor.stream_sequence > 0 => Ok(()),
+            info => Err(format!("{info:?}")),
+        }
+    });
+    tokio::select! {
+        acknowledged = acknowledged => acknowledged.expect("it is acknowledged"),
+        leased = &mut leasing => panic!("{leased:?} although all is leased"),
+    }
+    drop(leasing);
+    spool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gap_that_the_stream_does_not_have_is_not_believed() {
+    let bench = Bench::start().await;
+    let spool = bench.open_in_turn().await;
+    append(&spool, 1..=3).await;
+    assert_eq!(lease_numbers(&spool, 3).await, [1, 2, 3]);
+    spool.reader.lock().await.mislead(0);
+    append(&spool, 4..=4).await;
+    let refused = tokio::time::timeout(DEADLINE, spool.lease(1000, usize::MAX)).await;
+    assert!(
+        matches!(&refused, Ok(Err(LeaseError::Unavailable(reason))) if reason.contains("record 4 where 1")),
+        "{refused:?}"
+    );
+    assert_eq!(lease_numbers(&spool, 4).await, [1, 2, 3, 4]);
     spool.close().await;
 }
 
@@ -293,7 +354,7 @@ async fn deleted_consumer_is_made_anew_where_it_was() {
     spool
         .link
         .stream
-        .delete_consumer("forwarder")
+        .delete_consumer(&consumer(&spool).await)
         .await
         .expect("deleted");
     append(&spool, 6..=8).await;

@@ -116,6 +116,12 @@ async fn nothing_is_dropped_until_the_other_side_was_heard_in_this_turn() {
         "dropped what the other side may have lost"
     );
     spool.rewind(Sequence(4)).await.expect("rewind succeeds");
+    assert_eq!(
+        spool.retention.sweep().await,
+        Ok(0),
+        "dropped before it is known that the other side means this spool"
+    );
+    spool.settle(Sequence(4)).await.expect("settle succeeds");
     assert_eq!(spool.retention.sweep().await, Ok(4));
     assert_eq!(lease_numbers(&spool, 10).await, [5, 6, 7, 8, 9, 10]);
     spool.close().await;

@@ -223,3 +223,79 @@ async fn a_turn_that_nobody_else_wants_comes_back() {
     assert_eq!(lease_numbers(&one, 3).await, [3]);
     one.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_is_reported_too_early_is_looked_at_again_before_a_rewind_is_refused() {
+    let bench = Bench::start().await;
+    let (one, other) = (bench.open_in_turn().await, bench.open().await);
+    append(&one, 1..=2).await;
+    let late = async {
+        // A new leader of a cluster catches up within moments.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        append(&other, 3..=3).await;
+    };
+    let (rewound, ()) = tokio::join!(one.rewind(Sequence(3)), late);
+    assert_eq!(rewound, Ok(crate::RewindOutcome::default()));
+    assert_eq!(
+        one.rewind(Sequence(4)).await,
+        Err(RewindError::Ahead { last: 3 })
+    );
+    one.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_is_had_and_kept_although_answers_to_its_writes_come_too_late() {
+    let bench = Bench::start().await;
+    let (one, other) = (bench.open().await, bench.open().await);
+    *one.shared.answers_late.lock().expect("not poisoned") = Duration::from_millis(1_500);
+    in_turn(&one).await;
+    let until = Instant::now() + Duration::from_secs(10);
+    let mut waiting = Box::pin(other.turn());
+    while Instant::now() < until {
+        let look = Duration::from_millis(20);
+        let taken = tokio::time::timeout(look, &mut waiting).await;
+        assert!(taken.is_err(), "{taken:?} although another has the turn");
+        assert!(one.shared.term().is_some(), "the turn lapsed");
+    }
+    drop(waiting);
+    append(&one, 1..=3).await;
+    assert_eq!(lease_numbers(&one, 3).await, [1, 2, 3]);
+    one.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_is_deleted_is_made_anew_and_forwarding_goes_on() {
+    let bench = Bench::start().await;
+    let (one, other) = (bench.open_in_turn().await, bench.open().await);
+    append(&one, 1..=5).await;
+    assert_eq!(lease_numbers(&one, 5).await, [1, 2, 3, 4, 5]);
+    one.settle(Sequence(3)).await.expect("settle succeeds");
+    let context = &one.link.context;
+    context
+        .delete_key_value("PASSLINE-turn")
+        .await
+        .expect("deleted");
+    let lost = tokio::time::timeout(DEADLINE, one.lease(1, 1))
+        .await
+        .expect("lease ends");
+    assert!(matches!(lost, Err(LeaseError::TurnLost)), "{lost:?}");
+    // Either may be first to have it again.
+    tokio::select! {
+        () = in_turn(&one) => {}
+        () = in_turn(&other) => {}
+    }
+    let (holder, waiter) = if one.shared.term().is_some() {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    assert!(waiter.shared.term().is_none(), "two have the turn");
+    // Where the other side stands is its own business, so nothing is taken for settled.
+    assert_eq!(lease_numbers(&holder, 5).await, [1, 2, 3, 4, 5]);
+    assert_eq!(holder.status().trouble, None);
+    holder.close().await;
+    in_turn(&waiter).await;
+    waiter.close().await;
+}

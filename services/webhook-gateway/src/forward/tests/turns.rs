@@ -164,6 +164,14 @@ async fn a_gateway_that_is_blocked_passes_its_turn_and_one_that_waits_keeps_the_
         .await;
     assert!(status.spool_restored && status.blocked.is_some());
     assert!(!rig.readiness.is_ready());
+
+    // The one that has the turn gets something committed, so the spool is the right one again.
+    spool.settle(Sequence(1)).await.unwrap();
+    let status = rig
+        .wait("callbacks taken again", |status| !status.spool_restored)
+        .await;
+    assert_eq!((status.blocked, status.waiting_for_turn), (None, true));
+    assert!(rig.readiness.is_ready());
     rig.stop().await;
 }
 

@@ -110,15 +110,35 @@ async fn a_gateway_that_waits_for_its_turn_takes_callbacks_and_says_that_it_wait
 
 #[tokio::test]
 async fn a_durability_that_is_not_proven_is_told_although_the_gateway_is_ready() {
+    let spool = StubSpool {
+        unproven: Some("sync_interval is not always".into()),
+        ..StubSpool::new(Ok(Sequence(1)))
+    };
+    let warning = r#""warning":"durability is not proven: sync_interval is not always""#;
+    let status = ready_with(spool, warning).await;
+    assert_eq!(status["spool"]["unproven"], "sync_interval is not always");
+    assert_eq!(status["spool"]["backend"], "jetstream");
+}
+
+#[tokio::test]
+async fn a_turn_that_nobody_can_be_told_to_have_is_told_although_the_gateway_is_ready() {
+    let spool = StubSpool {
+        trouble: Some("the bucket is gone".into()),
+        ..StubSpool::new(Ok(Sequence(1)))
+    };
+    let warning = r#""warning":"nothing may be forwarded: the bucket is gone""#;
+    let status = ready_with(spool, warning).await;
+    assert_eq!(status["spool"]["trouble"], "the bucket is gone");
+}
+
+/// Runs a gateway on this spool until it is ready with this warning; returns what it tells the operator.
+async fn ready_with(spool: StubSpool, warning: &str) -> serde_json::Value {
     let dir = tempfile::tempdir().unwrap();
     let peer = PassState::start().await;
     let mut gateway = Gateway::build(config(peer.addr), dependencies(dir.path()))
         .await
         .unwrap();
-    let spool: Arc<dyn Spool> = Arc::new(StubSpool {
-        unproven: Some("sync_interval is not always".into()),
-        ..StubSpool::new(Ok(Sequence(1)))
-    });
+    let spool: Arc<dyn Spool> = Arc::new(spool);
     gateway.spool = Arc::clone(&spool);
     let forward = gateway.forward.subscribe();
     gateway.observer = Arc::new(Observer {
@@ -132,11 +152,7 @@ async fn a_durability_that_is_not_proven_is_told_although_the_gateway_is_ready()
     let running = tokio::spawn(gateway.run(shutdown.clone()));
     test_kit::wait_for("readiness", SOON, async || {
         let (head, body) = admin_json(admin, "/readyz").await;
-        if head.starts_with("HTTP/1.1 200")
-            && body
-                .to_string()
-                .contains(r#""warning":"durability is not proven: sync_interval is not always""#)
-        {
+        if head.starts_with("HTTP/1.1 200") && body.to_string().contains(warning) {
             Ok(())
         } else {
             Err(body)
@@ -145,12 +161,11 @@ async fn a_durability_that_is_not_proven_is_told_although_the_gateway_is_ready()
     .await
     .unwrap();
     let (_, status) = admin_json(admin, "/status").await;
-    assert_eq!(status["spool"]["unproven"], "sync_interval is not always");
-    assert_eq!(status["spool"]["backend"], "jetstream");
     shutdown.advance(Phase::Aborting);
     timeout(SOON, running)
         .await
         .expect("the gateway ends")
         .unwrap()
         .unwrap();
+    status
 }
