@@ -131,10 +131,16 @@ async fn serve(config: Config, data_dir: PathBuf) -> anyhow::Result<()> {
         clock: Arc::new(SystemClock),
         data_dir,
     };
-    let service = PassState::build(config, dependencies).await?;
-    let result = service.run(shutdown).await;
+    // A database that does not answer must not keep the process from ending.
+    let result = tokio::select! {
+        built = PassState::build(config, dependencies) => match built {
+            Ok(service) => service.run(shutdown).await.map_err(anyhow::Error::from),
+            Err(error) => Err(error.into()),
+        },
+        () = shutdown.stopping() => Ok(()),
+    };
     telemetry.shutdown().await;
-    Ok(result?)
+    result
 }
 
 async fn healthcheck(admin: SocketAddr) -> anyhow::Result<()> {

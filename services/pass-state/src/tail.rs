@@ -96,15 +96,20 @@ impl Tail {
         Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
-    /// A commit of this process moved the log's end.
-    pub(crate) fn committed(&self, head: Head) {
+    /// A commit of this process moved the log's end. Which of two epochs is the later one only the store knows.
+    pub(crate) async fn committed(&self, head: Head) {
+        let mut other_epoch = false;
         self.head.send_if_modified(|known| {
-            let ahead = head.epoch != known.epoch || head.position > known.position;
+            other_epoch = head.epoch != known.epoch;
+            let ahead = !other_epoch && head.position > known.position;
             if ahead {
                 *known = head;
             }
             ahead
         });
+        if other_epoch {
+            self.poll().await;
+        }
     }
 
     /// Reports a place of the log that is not in the store any more. It is looked into at once.
@@ -338,4 +343,38 @@ fn event_bytes(event: &Event) -> usize {
             + map(&personal.attributes)
     });
     size_of::<Event>() + 256 + texts + map(&fact.attributes) + personal
+}
+
+#[cfg(test)]
+mod tests {
+    use pass_store::{SqlStore, SqliteOptions};
+    use service_kit::admin::Readiness;
+    use service_kit::shutdown::Shutdown;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_commit_that_is_told_late_takes_the_log_to_no_older_epoch() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = SqliteOptions::new(dir.path().join("log.db"));
+        let store: Arc<dyn PassStore> = Arc::new(SqlStore::open(options).await.unwrap());
+        let check = Readiness::new(Shutdown::new()).register("store");
+        let health = Arc::new(StoreHealth::new(check));
+        let config = SubscriptionConfig::default();
+        let tail = Tail::new(Arc::clone(&store), health, config).await.unwrap();
+        let late = Head {
+            position: Position(9),
+            ..tail.head()
+        };
+        let rotated = store.epoch_rotate().await.unwrap();
+        tail.poll().await;
+        assert_eq!(tail.head(), rotated);
+        tail.committed(late).await;
+        assert_eq!(tail.head(), rotated);
+        // A later one is found in the store, whoever tells of it.
+        let again = store.epoch_rotate().await.unwrap();
+        tail.committed(again).await;
+        assert_eq!(tail.head(), again);
+        store.close().await;
+    }
 }

@@ -8,8 +8,8 @@
 //! | the store says | the writer does |
 //! |---|---|
 //! | committed | answers each part; moves the log's end |
-//! | for the moment not, or unknown | answers [`Unapplied`]; the streams end and send again |
-//! | never (refused, damaged row) | halves the batch until one delivery is left; that one goes to quarantine and the others proceed |
+//! | for the moment not, unknown, or set up wrongly | answers [`Unapplied`]; the streams end and send again |
+//! | never these data (refused, damaged row) | halves the batch until one delivery is left; that one goes to quarantine and the others proceed |
 //!
 //! Invariants: a part is answered after its commit, never before; the parts of one stream are appended in
 //! the order in which they came.
@@ -235,13 +235,9 @@ impl WriterTask {
         let appending = poison::append(self.store.as_ref(), groups, self.clock.now());
         let done = appending.instrument(traces.batch.clone()).await;
         drop(traces);
-        if done.failed {
-            self.health.failed("writing failed");
-        } else {
-            self.health.wrote();
-        }
+        self.note(done.failed.as_ref());
         if let Some(head) = done.head {
-            self.tail.committed(head);
+            self.tail.committed(head).await;
         }
         let mut groups: Vec<_> = done.groups.into_iter().map(Shared::new).collect();
         for (at, deliveries, reply) in shares {
@@ -255,7 +251,7 @@ impl WriterTask {
             Command::Append(part, reply) => self.apply(vec![(part, reply)]).await,
             Command::Open(hello, reply) => {
                 let opened = self.store.spool_open(&hello).await;
-                self.note(opened.is_ok());
+                self.note(opened.as_ref().err());
                 if let Ok(opened) = &opened {
                     if opened.epoch_changed {
                         tracing::error!(
@@ -277,21 +273,21 @@ impl WriterTask {
                     .store
                     .delivery_replay(&delivery, self.clock.now())
                     .await;
-                self.note(replayed.is_ok());
+                self.note(replayed.as_ref().err());
                 if let Ok(Replayed::Done(_, head)) = &replayed {
-                    self.tail.committed(*head);
+                    self.tail.committed(*head).await;
                 }
                 let _ = reply.send(replayed);
             }
             Command::Discard(id, reason, reply) => {
                 let now = self.clock.now();
                 let discarded = self.store.delivery_discard(id, &reason, now).await;
-                self.note(discarded.is_ok());
+                self.note(discarded.as_ref().err());
                 let _ = reply.send(discarded);
             }
             Command::LeaveEpoch(place, reply) => {
                 let left = self.store.epoch_leave(place).await;
-                self.note(left.is_ok());
+                self.note(left.as_ref().err());
                 if left.is_ok() {
                     self.tail.poll().await;
                 }
@@ -300,11 +296,10 @@ impl WriterTask {
         }
     }
 
-    fn note(&self, fine: bool) {
-        if fine {
-            self.health.wrote();
-        } else {
-            self.health.failed("writing failed");
+    fn note(&self, failed: Option<&store::Error>) {
+        match failed {
+            None => self.health.wrote(),
+            Some(error) => self.health.failed(&format!("writing failed: {error}")),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Who is connected: to find a gateway that can decode a source, and to end a stream that was superseded.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(crate) struct Redecode {
 }
 
 struct Connected {
+    /// Which session it is. Generations do not tell: a database that was put back gives them out again.
+    session: u64,
     generation: u64,
     sources: Vec<SourceUid>,
     redecodes: mpsc::Sender<Redecode>,
@@ -33,13 +36,14 @@ struct Connected {
 #[derive(Default)]
 pub(crate) struct Gateways {
     connected: Mutex<HashMap<SpoolId, Connected>>,
+    sessions: AtomicU64,
 }
 
 /// A session's place in the registry; it leaves when this is dropped.
 pub(crate) struct Registered {
     gateways: Arc<Gateways>,
     spool: SpoolId,
-    generation: u64,
+    session: u64,
     fence: CancellationToken,
     /// What the session is asked to have decoded.
     pub(crate) redecodes: mpsc::Receiver<Redecode>,
@@ -57,7 +61,7 @@ impl Drop for Registered {
         let mut connected = self.gateways.lock();
         if connected
             .get(&self.spool)
-            .is_some_and(|known| known.generation == self.generation)
+            .is_some_and(|known| known.session == self.session)
         {
             connected.remove(&self.spool);
         }
@@ -75,6 +79,7 @@ impl Gateways {
     ) -> Registered {
         let (sender, redecodes) = mpsc::channel(QUEUE_MAX);
         let fence = CancellationToken::new();
+        let session = self.sessions.fetch_add(1, Ordering::Relaxed);
         let mut connected = self.lock();
         if connected
             .get(&spool)
@@ -83,6 +88,7 @@ impl Gateways {
             fence.cancel();
         } else {
             let newest = Connected {
+                session,
                 generation,
                 sources,
                 redecodes: sender,
@@ -95,7 +101,7 @@ impl Gateways {
         Registered {
             gateways: Arc::clone(self),
             spool,
-            generation,
+            session,
             fence,
             redecodes,
         }
@@ -146,5 +152,24 @@ impl Gateways {
         self.connected
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // After a restore that took the store's generations back with it.
+    #[test]
+    fn a_session_that_ends_leaves_a_later_one_of_the_same_generation_alone() {
+        let gateways = Arc::new(Gateways::default());
+        let spool = SpoolId([1; 16]);
+        let older = gateways.register(spool, 5, Vec::new());
+        let newer = gateways.register(spool, 5, Vec::new());
+        assert!(older.fence().is_cancelled() && !newer.fence().is_cancelled());
+        drop(older);
+        assert!(gateways.lock().contains_key(&spool));
+        drop(newer);
+        assert!(gateways.lock().is_empty());
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! A refused batch is halved, in order, until the delivery to blame is alone: about twice the binary logarithm
 //! of the batch in further transactions. The halves are appended in order, so each spool's sequence only
-//! moves forward.
+//! moves forward. Only what the store says of the data counts (refused, a damaged row): a database that is
+//! away, or set up wrongly, is no delivery's fault.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use pass_domain::delivery::{Decoded, Delivery, Undecodable, UndecodableReason};
-use pass_store::{AppendPart, Head, PartOutcome, PassStore};
+use pass_store::{AppendPart, Error, Head, PartOutcome, PassStore};
 
 use super::Unapplied;
 
@@ -18,8 +19,8 @@ pub(super) struct Done {
     pub(super) groups: Vec<Result<PartOutcome, Unapplied>>,
     /// The end of the log after the last commit, if there was one.
     pub(super) head: Option<Head>,
-    /// True if something was not recorded because the store failed.
-    pub(super) failed: bool,
+    /// Why something was not recorded, if the store failed.
+    pub(super) failed: Option<Error>,
 }
 
 /// A piece of a group: the group's number and the deliveries.
@@ -38,7 +39,7 @@ pub(super) async fn append(store: &dyn PassStore, groups: Vec<AppendPart>, now: 
             })
             .collect(),
         head: None,
-        failed: false,
+        failed: None,
     };
     let mut work: Vec<Vec<Piece>> = vec![groups.into_iter().enumerate().collect()];
     while let Some(mut pieces) = work.pop() {
@@ -56,12 +57,7 @@ pub(super) async fn append(store: &dyn PassStore, groups: Vec<AppendPart>, now: 
                     join(&mut done.groups[group], outcome);
                 }
             }
-            Err(error) if error.is_transient() => {
-                tracing::warn!(error = %error, "deliveries were not recorded; their streams end and send them again");
-                give_up(&mut done, numbers, work);
-                break;
-            }
-            Err(error) => {
+            Err(error @ (Error::Refused(_) | Error::Corrupt(_))) => {
                 let count: usize = parts.iter().map(|part| part.deliveries.len()).sum();
                 let pieces = numbers.iter().copied().zip(parts).collect();
                 if count > 1 {
@@ -82,9 +78,18 @@ pub(super) async fn append(store: &dyn PassStore, groups: Vec<AppendPart>, now: 
                         error = %error,
                         "the store refuses even a delivery without facts; its stream ends and sends it again"
                     );
-                    give_up(&mut done, numbers, work);
+                    give_up(&mut done, numbers, work, error);
                     break;
                 }
+            }
+            Err(error) => {
+                if error.is_transient() {
+                    tracing::warn!(error = %error, "deliveries were not recorded; their streams end and send them again");
+                } else {
+                    tracing::error!(error = %error, "the store needs somebody's help; until then streams end and send again");
+                }
+                give_up(&mut done, numbers, work, error);
+                break;
             }
         }
     }
@@ -112,8 +117,8 @@ fn join(group: &mut Result<PartOutcome, Unapplied>, later: PartOutcome) {
 }
 
 /// Marks the groups that have pieces left as not recorded. Those of which everything was keep their outcome.
-fn give_up(done: &mut Done, numbers: Vec<usize>, rest: Vec<Vec<Piece>>) {
-    done.failed = true;
+fn give_up(done: &mut Done, numbers: Vec<usize>, rest: Vec<Vec<Piece>>, why: Error) {
+    done.failed = Some(why);
     let rest = rest.iter().flatten().map(|(group, _)| *group);
     for group in numbers.into_iter().chain(rest) {
         if matches!(done.groups[group], Ok(PartOutcome::Committed { .. })) {

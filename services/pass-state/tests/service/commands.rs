@@ -139,3 +139,36 @@ async fn a_postgresql_is_migrated_and_rotated_by_commands() {
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+// The server takes the connection and never says a word.
+#[tokio::test]
+async fn a_database_that_does_not_answer_keeps_no_process_from_ending() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://u@{}/log", silent.local_addr().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = tokio::process::Command::new(env!("CARGO_BIN_EXE_pass-state"))
+        .args(["serve", "--data-dir"])
+        .arg(dir.path())
+        .env_clear()
+        .env("PASS_STATE__STORE__BACKEND", "postgres")
+        .env(
+            "PASS_STATE__STORE__POSTGRES__URL",
+            "{ env = \"DATABASE_URL\" }",
+        )
+        .env("PASS_STATE__STORE__POSTGRES__CONNECT_TIMEOUT", "1m")
+        .env("PASS_STATE__GRPC__LISTEN", "127.0.0.1:0")
+        .env("PASS_STATE__ADMIN__LISTEN", "127.0.0.1:0")
+        .env("DATABASE_URL", url)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let _connection = soon("the connection", silent.accept()).await.unwrap();
+    let kill = ["-s", "TERM", &process.id().unwrap().to_string()].map(str::to_owned);
+    let mut kill = tokio::process::Command::new("kill")
+        .args(kill)
+        .spawn()
+        .unwrap();
+    assert!(kill.wait().await.unwrap().success());
+    let status = soon("the end", process.wait()).await.unwrap();
+    assert!(status.success(), "{status}");
+}

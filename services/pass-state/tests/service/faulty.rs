@@ -22,6 +22,8 @@ pub(crate) struct Faulty {
     pub(crate) unavailable: AtomicUsize,
     /// Appends that are done and then reported as unknown.
     pub(crate) unknown: AtomicUsize,
+    /// Appends that fail since somebody set the database up wrongly.
+    pub(crate) unfit: AtomicUsize,
     /// Deliveries whose facts are refused for ever.
     pub(crate) refused: Mutex<HashSet<DeliveryId>>,
     /// Deliveries that are refused even without facts.
@@ -53,6 +55,7 @@ impl Faulty {
             inner: RwLock::new(Arc::new(SqlStore::open(options).await.unwrap())),
             unavailable: AtomicUsize::new(0),
             unknown: AtomicUsize::new(0),
+            unfit: AtomicUsize::new(0),
             refused: Mutex::default(),
             cursed: Mutex::default(),
             blind: AtomicBool::new(false),
@@ -98,6 +101,9 @@ impl PassStore for Faulty {
         assert!(!self.panics.load(Ordering::SeqCst), "on cue");
         if take(&self.unavailable) {
             return Err(Error::Unavailable("on cue".into()));
+        }
+        if take(&self.unfit) {
+            return Err(Error::Unfit("on cue".into()));
         }
         let refused = |delivery: &Delivery| {
             let decoded = !matches!(delivery.decoded, Decoded::Undecodable(_));

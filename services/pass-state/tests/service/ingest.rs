@@ -267,6 +267,25 @@ async fn a_delivery_that_is_refused_even_without_facts_is_taken_for_a_passing_fa
 }
 
 #[tokio::test]
+async fn a_database_that_somebody_has_to_mend_condemns_no_delivery() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Faulty::new(&dir).await;
+    let server = Server::over(Some(store.clone()), dir, |_| {}).await;
+    let mut gateway = Gateway::connect(&server, 1).await;
+    // As many as it would take to halve the batch down to single deliveries.
+    store.unfit.store(3, Ordering::SeqCst);
+    gateway.send(installs(0..4)).await;
+    assert_eq!(reason(&gateway.end().await), Reason::StoreUnavailable);
+    assert_eq!(store.appends.load(Ordering::SeqCst), 1, "tried once");
+    store.unfit.store(0, Ordering::SeqCst);
+    let mut gateway = Gateway::connect(&server, 1).await;
+    assert_eq!(gateway.ready.committed_sequence, 0);
+    assert_eq!(gateway.deliver(installs(0..4)).await, ["APPLIED"; 4]);
+    assert_eq!(server.log().await.books.unwrap().quarantined, 0);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_waits_is_committed_together_and_the_window_bounds_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = Faulty::new(&dir).await;
