@@ -481,7 +481,7 @@ pub trait PassStore: Send + Sync + 'static {
         rows_max: u32,
     ) -> Result<Page<PassRecord>, Error>;
 
-    /// Passes by another name: at most `rows_max`.
+    /// Passes by another name, source by source, in the order in which they were first seen: at most `rows_max`.
     async fn passes_lookup(
         &self,
         scope: &Scope,

@@ -208,11 +208,21 @@ impl SqlStore {
         Ok(())
     }
 
-    /// Takes note of an event that was read.
-    fn event_seen(&self, position: u64, id: [u8; 16]) {
-        if let Database::Postgres(server) = &self.database {
+    /// What was seen of the log, where that is kept.
+    fn seen(&self) -> Option<postgres::Mark> {
+        match &self.database {
+            Database::Sqlite(_) => None,
+            Database::Postgres(server) => server.seen.mark(),
+        }
+    }
+
+    /// Takes note of an event that was read after `before` had been seen.
+    fn event_seen(&self, before: Option<postgres::Mark>, position: u64, id: [u8; 16]) {
+        if let Database::Postgres(server) = &self.database
+            && let Some(before) = before
+        {
             let digest = Cursor::digest_of(&EventId::from_bytes(id));
-            server.seen.event(position, digest);
+            server.seen.event(before.epoch, position, digest);
         }
     }
 

@@ -51,6 +51,7 @@ macro_rules! store_suite {
             quarantine a_delivery_still_undecodable_stays_open;
             quarantine a_discard_is_final_until_replayed;
             quarantine deliveries_are_listed_newest_first;
+            quarantine open_quarantine_is_listed_however_much_of_it_there_is;
             reads events_are_paged_both_ways;
             reads a_scope_hides_other_sources_and_personal_data;
             reads passes_are_paged_in_both_orders;

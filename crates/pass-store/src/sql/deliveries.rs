@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pass_domain::delivery::{Decoded, Outcome, Undecodable, UndecodableReason};
 use pass_domain::ids::DeliveryId;
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{ArrayType, Expr};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
     Statement,
@@ -145,9 +145,15 @@ impl SqlStore {
                 .limit(bounded(rows_max))
                 .all(self.readers())
                 .await?;
+            if stays.is_empty() {
+                return Ok(Page {
+                    rows: Vec::new(),
+                    next: None,
+                });
+            }
             let numbers = stays.iter().map(|stay| stay.number);
             let wanted = if self.backend() == DbBackend::Postgres {
-                let numbers = array(numbers.map(signed).collect());
+                let numbers = array(ArrayType::BigInt, numbers.map(signed).collect());
                 Expr::cust_with_values("number = ANY($1)", [numbers])
             } else {
                 delivery::Column::Number.is_in(numbers)

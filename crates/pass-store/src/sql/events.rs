@@ -150,12 +150,13 @@ impl SqlStore {
         } else {
             &statements.events_after
         };
+        let before = self.seen();
         let rows = self
             .read_all(statement, [from(after.0), limit(rows_max)])
             .await?;
         let next = rows.last().map(|row| get_number(row, 0)).transpose()?;
         if let Some(last) = rows.last() {
-            self.event_seen(get_number(last, 0)?, get_id(last, 1, "event_id")?);
+            self.event_seen(before, get_number(last, 0)?, get_id(last, 1, "event_id")?);
         }
         Ok(Page {
             rows: events(scope, &rows, |_| true)?,

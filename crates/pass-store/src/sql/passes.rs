@@ -132,7 +132,8 @@ impl SqlStore {
         }
     }
 
-    /// See [`crate::PassStore::passes_lookup`].
+    /// See [`crate::PassStore::passes_lookup`]. Source by source if they are told, in the order of the index, so
+    /// no more rows are examined than are given.
     pub(super) async fn passes_lookup_inner(
         &self,
         scope: &Scope,
@@ -144,18 +145,34 @@ impl SqlStore {
             LookupKey::SerialNumber(name) => (pass::Column::SerialNumber, name),
             LookupKey::ExternalId(name) => (pass::Column::ExternalId, name),
         };
-        let mut query = pass::Entity::find().filter(column.eq(name.as_bytes().to_vec()));
-        if let Some(sources) = &scope.sources {
-            query = query.filter(pass::Column::Source.is_in(sources.iter().map(SourceUid::as_str)));
+        let mut sources: Vec<Option<&SourceUid>> = match (source, &scope.sources) {
+            (Some(source), _) if scope.allows(source) => vec![Some(source)],
+            (Some(_), _) => Vec::new(),
+            (None, Some(sources)) => sources.iter().map(Some).collect(),
+            (None, None) => vec![None],
+        };
+        sources.sort_unstable();
+        sources.dedup();
+        let mut records = Vec::new();
+        for source in sources {
+            let left = bounded(rows_max) - records.len() as u64;
+            if left == 0 {
+                break;
+            }
+            let mut query = pass::Entity::find().filter(column.eq(name.as_bytes().to_vec()));
+            if let Some(source) = source {
+                query = query.filter(pass::Column::Source.eq(source.as_str()));
+            }
+            let models = query
+                .order_by_asc(pass::Column::Source)
+                .order_by_asc(pass::Column::Number)
+                .limit(left)
+                .all(self.readers())
+                .await?;
+            for model in models {
+                records.push(record_of(model)?);
+            }
         }
-        if let Some(source) = source {
-            query = query.filter(pass::Column::Source.eq(source.as_str()));
-        }
-        let models = query
-            .order_by_asc(pass::Column::Number)
-            .limit(bounded(rows_max))
-            .all(self.readers())
-            .await?;
-        models.into_iter().map(record_of).collect()
+        Ok(records)
     }
 }

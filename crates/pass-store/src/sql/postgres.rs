@@ -27,8 +27,8 @@ pub(super) use self::error::meaning;
 pub(super) use self::outbox::{spools_progress, write};
 pub(super) use self::readers::Readers;
 pub(super) use self::seen::{Mark, Seen};
-pub(super) use self::transaction::{Transaction, Writer};
 use self::transaction::digest_of;
+pub(super) use self::transaction::{Transaction, Writer};
 pub(super) use self::wakeups::Wakeups;
 use crate::contract::Error;
 use crate::plan::HeadRow;
@@ -105,15 +105,20 @@ pub struct PostgresOptions {
     /// Whether to bring the schema up to date; otherwise an older one is
     /// [`Error::NotMigrated`](crate::Error::NotMigrated).
     pub migrate: bool,
-    /// Most reader connections, 1 to 64. There are up to two writers and one for wake-ups besides.
+    /// Most reader connections, 1 to 64. Besides there are one that writes, one for wake-ups, and while opening
+    /// one for migrations.
     pub readers_max: u32,
     /// How long opening waits for the server.
     pub connect_timeout: Duration,
     /// How long a call waits for a free connection, including the time to make one.
     pub acquire_timeout: Duration,
-    /// The longest that one statement may run, at least 1 ms.
+    /// The longest that a statement of a writing transaction may run, at least 1 ms.
     pub statement_timeout: Duration,
-    /// The longest that a statement waits for another transaction's lock, at least 1 ms.
+    /// The longest that a read may take, at least 1 ms. With two seconds on top it is also how long a server that
+    /// fell silent is waited for.
+    pub read_timeout: Duration,
+    /// The longest that a statement waits for another transaction's lock, at least 1 ms. With two seconds on top
+    /// it is also how long the answer to the beginning of a transaction is waited for.
     pub lock_timeout: Duration,
     /// After this long without a statement the server ends a transaction, at least 1 ms: so a replica that
     /// went away does not hold the others up.
@@ -146,8 +151,9 @@ impl PostgresOptions {
             connect_timeout: Duration::from_secs(5),
             acquire_timeout: Duration::from_secs(10),
             statement_timeout: Duration::from_secs(30),
-            lock_timeout: Duration::from_secs(10),
-            idle_in_transaction_timeout: Duration::from_secs(30),
+            read_timeout: Duration::from_secs(5),
+            lock_timeout: Duration::from_secs(5),
+            idle_in_transaction_timeout: Duration::from_secs(10),
             commit_timeout: Duration::from_secs(30),
             notifications: true,
             #[cfg(test)]
@@ -169,6 +175,7 @@ impl std::fmt::Debug for PostgresOptions {
             connect_timeout,
             acquire_timeout,
             statement_timeout,
+            read_timeout,
             lock_timeout,
             idle_in_transaction_timeout,
             commit_timeout,
@@ -182,6 +189,7 @@ impl std::fmt::Debug for PostgresOptions {
             .field("connect_timeout", connect_timeout)
             .field("acquire_timeout", acquire_timeout)
             .field("statement_timeout", statement_timeout)
+            .field("read_timeout", read_timeout)
             .field("lock_timeout", lock_timeout)
             .field("idle_in_transaction_timeout", idle_in_transaction_timeout)
             .field("commit_timeout", commit_timeout)

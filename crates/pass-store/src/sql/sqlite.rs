@@ -18,8 +18,8 @@ use std::time::Duration;
 use sea_orm::sqlx::Connection;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement,
-    TryGetable,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, TryGetable,
 };
 
 pub(super) use self::backup::backup;
@@ -91,12 +91,6 @@ pub(super) async fn open(
     let writer = connect(options, Role::Writer).await.map_err(explain)?;
     assert_fit(&writer, options).await?;
     migrate(&writer, options.migrate).await?;
-    let epoch = Statement::from_sql_and_values(
-        DbBackend::Sqlite,
-        "INSERT INTO log_head VALUES (1, ?, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) ON CONFLICT (id) DO NOTHING",
-        [bits(random())],
-    );
-    writer.execute_raw(epoch).await.map_err(explain)?;
     let readers = connect(options, Role::Reader).await.map_err(explain)?;
     let checkpoints = connect(options, Role::Checkpoints).await.map_err(explain)?;
     let checkpointer =
@@ -283,6 +277,8 @@ fn version_fit(version: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// In one transaction that is the only one from its start on: of several processes that start on a new file
+/// one makes the schema, and the others find it made.
 async fn migrate(connection: &DatabaseConnection, migrate: bool) -> Result<(), Error> {
     let unfit = |error: DbErr| match &error {
         DbErr::Custom(text) | DbErr::Migration(text) => Error::Unfit(format!(
@@ -290,13 +286,26 @@ async fn migrate(connection: &DatabaseConnection, migrate: bool) -> Result<(), E
         )),
         _ => explain(error),
     };
-    if migrate {
-        return pass_migration::up(connection).await.map_err(unfit);
+    let lacking = pass_migration::pending(connection).await.map_err(unfit)?;
+    if lacking > 0 && !migrate {
+        return Err(Error::NotMigrated { lacking });
     }
-    match pass_migration::pending(connection).await.map_err(unfit)? {
-        0 => Ok(()),
-        lacking => Err(Error::NotMigrated { lacking }),
+    let options = TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    };
+    let transaction = connection.begin_with_options(options).await;
+    let transaction = transaction.map_err(explain)?;
+    if lacking > 0 {
+        pass_migration::up(&transaction).await.map_err(unfit)?;
     }
+    let head = Statement::from_sql_and_values(
+        DbBackend::Sqlite,
+        "INSERT INTO log_head VALUES (1, ?, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) ON CONFLICT (id) DO NOTHING",
+        [bits(random())],
+    );
+    transaction.execute_raw(head).await.map_err(explain)?;
+    transaction.commit().await.map_err(explain)
 }
 
 #[cfg(test)]

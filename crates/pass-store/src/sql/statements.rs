@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use sea_orm::sea_query::ArrayType;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement};
 
 use super::rows::text as value;
@@ -237,7 +238,7 @@ impl ByName {
                 if passes.is_empty() {
                     return Ok(Vec::new());
                 }
-                let values = [array(sources), array(passes)];
+                let values = [sources, passes].map(|names| array(ArrayType::String, names));
                 let statement = Statement::from_sql_and_values(DbBackend::Postgres, text, values);
                 connection.query_all_raw(statement).await
             }

@@ -35,10 +35,9 @@ pub(crate) fn spelled(backend: DbBackend, text: &str) -> String {
     spelled
 }
 
-/// Values of one kind as an array, for PostgreSQL.
-pub(crate) fn array(values: Vec<Value>) -> Value {
-    // The kind is told by the values: see `postgres::statement`.
-    Value::Array(ArrayType::Bytes, Some(Box::new(values)))
+/// Values of one kind, which may be none, as an array, for PostgreSQL.
+pub(crate) fn array(kind: ArrayType, values: Vec<Value>) -> Value {
+    Value::Array(kind, Some(Box::new(values)))
 }
 
 /// An `INSERT … VALUES` of any number of rows, for SQLite.
@@ -121,11 +120,11 @@ impl Lookup {
         keys: Vec<Value>,
     ) -> Result<Vec<QueryResult>, DbErr> {
         if self.backend == DbBackend::Postgres {
-            if keys.is_empty() {
+            let Some(kind) = keys.first().map(Value::array_type) else {
                 return Ok(Vec::new());
-            }
+            };
             let mut values = before.to_vec();
-            values.push(array(keys));
+            values.push(array(kind, keys));
             let statement = Statement::from_sql_and_values(self.backend, &self.texts[0], values);
             return connection.query_all_raw(statement).await;
         }

@@ -42,13 +42,15 @@ const BUSY: &str = "pass-1";
 
 /// SQL that makes a log of so many events out of the one delivery that [`seed`] appended, in steps that are to
 /// run one after the other. A fifth of the events are about one pass; each hundredth delivery was in quarantine,
-/// each thousandth is. Then the store's connections are cut, and it makes new ones.
+/// each thousandth is. A third of the passes, and the one pass of source beta, share an external id. Then the
+/// store's connections are cut, and it makes new ones.
 #[must_use]
 pub fn fill(events: u64, passes: u64) -> Vec<String> {
     const STEP: u64 = 500_000;
     let mut steps = vec![format!(
-        "INSERT INTO pass SELECT n, source, 'pass-' || n, vendor, organization,
-             convert_to('serial-' || n, 'UTF8'), convert_to('external-' || n % 1000, 'UTF8'),
+        "INSERT INTO pass SELECT n, CASE WHEN n = {passes} - 1 THEN 'beta' ELSE source END, 'pass-' || n, vendor,
+             organization, convert_to('serial-' || n, 'UTF8'),
+             convert_to(CASE WHEN n % 3 = 0 OR n = {passes} - 1 THEN 'shared' ELSE 'external-' || n % 1000 END, 'UTF8'),
              n + 1, last_digest, digest, body FROM pass, generate_series(2, {passes}) n WHERE number = 1;
          INSERT INTO quarantine SELECT n, CASE WHEN n % 1000 = 0 THEN 1 ELSE 2 END, 1, 'not JSON', 1, ''
              FROM generate_series(100, {events}, 100) n;
@@ -309,6 +311,7 @@ pub async fn calls(
     let middle = events / 2;
     let serial = LookupKey::SerialNumber(format!("serial-{}", passes / 3));
     let external = LookupKey::ExternalId("external-7".to_owned());
+    let shared = LookupKey::ExternalId("shared".to_owned());
     let acme = source("acme");
     let found = store
         .events_after(&everything, Position(middle), 1)
@@ -386,6 +389,14 @@ pub async fn calls(
     call!(
         "LookupPasses by external id, one source",
         store.passes_lookup(&everything, Some(&acme), &external, 10)
+    );
+    call!(
+        "LookupPasses by external id that many share, one source",
+        store.passes_lookup(&everything, Some(&source("beta")), &shared, PAGE)
+    );
+    call!(
+        "LookupPasses by external id that many share",
+        store.passes_lookup(&everything, None, &shared, PAGE)
     );
     call!(
         "GetDelivery",

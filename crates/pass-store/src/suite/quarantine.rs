@@ -327,3 +327,34 @@ pub async fn deliveries_are_listed_newest_first(store: Arc<dyn PassStore>) {
         assert_eq!(numbers, expected);
     }
 }
+
+/// Nothing in quarantine, nothing open in it any more, and pages that come out even.
+pub async fn open_quarantine_is_listed_however_much_of_it_there_is(store: Arc<dyn PassStore>) {
+    let pages = async || {
+        let (mut pages, mut from) = (Vec::new(), 0);
+        loop {
+            let page = store
+                .deliveries_list(&Scope::everything(), true, from, 3)
+                .await
+                .expect("read");
+            pages.push(page.rows.len());
+            match page.next {
+                Some(next) => from = next,
+                None => return pages,
+            }
+        }
+    };
+    assert_eq!(pages().await, [0], "an empty log");
+    let mut feed = Feed::open(&store, 1).await;
+    feed.append([facts(1, &[short(1, Kind::Updated, 1)])]).await;
+    assert_eq!(pages().await, [0], "nothing was ever open");
+    feed.append((2..=7).map(nonsense)).await;
+    assert_eq!(pages().await, [3, 3, 0]);
+    for number in 2..=7 {
+        store
+            .delivery_discard(delivery_id(number), "spam", at(0))
+            .await
+            .expect("discarded");
+    }
+    assert_eq!(pages().await, [0], "nothing is open any more");
+}

@@ -312,8 +312,18 @@ pub async fn passes_are_looked_up_by_other_names(store: Arc<dyn PassStore>) {
 /// An empty store and unknown names give nothing, not errors.
 pub async fn what_is_not_there_is_absent(store: Arc<dyn PassStore>) {
     let scope = Scope::everything();
+    assert_eq!(store.passes_find(&scope, &[]).await.expect("read"), []);
+    let nobody = Scope {
+        sources: Some(Arc::default()),
+        personal: true,
+    };
+    let serial = LookupKey::SerialNumber("serial-1".to_owned());
+    let found = store.passes_lookup(&nobody, None, &serial, 10).await;
+    assert_eq!(found.expect("read"), []);
     let head = store.head().await.expect("read");
     assert_eq!((head.position, head.digest), (Position(0), 0));
+    let appended = store.append(&[], super::make::at(0)).await;
+    assert_eq!(appended.expect("nothing to do").head, head);
     assert_ne!(head.epoch, 0);
     assert_eq!(store.digest_at(Position(0)).await.expect("read"), Some(0));
     assert_eq!(store.digest_at(Position(1)).await.expect("read"), None);

@@ -99,13 +99,16 @@ pub struct PostgresConfig {
     pub connect_timeout: Duration,
     /// How long a call waits for a free connection, 100 ms to 60 s. Default 10 s.
     pub acquire_timeout: Duration,
-    /// Time for one statement, 1 s to 10 min. Default 30 s.
+    /// Time for a statement that writes, 1 s to 10 min. Default 30 s.
     pub statement_timeout: Duration,
+    /// Time for a read, 1 s to 10 min. Default 5 s. A server that falls silent is noticed two seconds after it.
+    pub read_timeout: Duration,
     /// How long a statement waits for a lock, such as for another replica's turn to write, 100 ms to 5 min.
-    /// Default 10 s.
+    /// Default 5 s. A server that falls silent is noticed by the writer two seconds after it, unless it was in
+    /// the middle of a transaction.
     pub lock_timeout: Duration,
     /// Time after which the server ends a transaction of a client that fell silent, 1 s to 10 min. Default
-    /// 30 s.
+    /// 10 s.
     pub idle_in_transaction_timeout: Duration,
     /// Time for a commit, waiting for synchronous standbys included, 1 s to 10 min. Default 30 s. After it
     /// the outcome counts as unknown, and the deliveries are sent again.
@@ -129,8 +132,9 @@ impl Default for PostgresConfig {
             connect_timeout: Duration::from_secs(5),
             acquire_timeout: Duration::from_secs(10),
             statement_timeout: Duration::from_secs(30),
-            lock_timeout: Duration::from_secs(10),
-            idle_in_transaction_timeout: Duration::from_secs(30),
+            read_timeout: Duration::from_secs(5),
+            lock_timeout: Duration::from_secs(5),
+            idle_in_transaction_timeout: Duration::from_secs(10),
             commit_timeout: Duration::from_secs(30),
             notifications: true,
             #[cfg(feature = "planted-bugs")]
@@ -175,6 +179,11 @@ impl Validate for PostgresConfig {
             (
                 "statement_timeout",
                 self.statement_timeout,
+                second..=Duration::from_mins(10),
+            ),
+            (
+                "read_timeout",
+                self.read_timeout,
                 second..=Duration::from_mins(10),
             ),
             (

@@ -93,6 +93,7 @@ impl Opener {
             connect_timeout: config.connect_timeout.get(),
             acquire_timeout: config.acquire_timeout.get(),
             statement_timeout: config.statement_timeout.get(),
+            read_timeout: config.read_timeout.get(),
             lock_timeout: config.lock_timeout.get(),
             idle_in_transaction_timeout: config.idle_in_transaction_timeout.get(),
             commit_timeout: config.commit_timeout.get(),

@@ -3,12 +3,13 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use sea_orm::DbErr;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sea_orm::sqlx::{ConnectOptions, Row};
 use tokio::time::timeout;
 
 use super::PostgresOptions;
-use super::error::{meaning, meaning_of_opening};
+use super::error::{Place, meaning, meaning_of_opening};
 use super::statement::{self, failed, timed_out};
 use crate::contract::Error;
 
@@ -18,11 +19,53 @@ const VERSION_MIN: i32 = 15;
 /// Settings without which an acknowledged commit can be lost.
 const DURABLE: [&str; 3] = ["fsync", "full_page_writes", "synchronous_commit"];
 
+/// What those are, as columns, in their order. In a transaction the last keeps its value until the end, whatever
+/// the server is told meanwhile.
+pub(super) const DURABLE_COLUMNS: &str = "current_setting('fsync'), current_setting('full_page_writes'), \
+     set_config('synchronous_commit', current_setting('synchronous_commit'), true)";
+
+/// Says why commits could be lost, if they could, with the fix. `first` is the first of [`DURABLE_COLUMNS`].
+pub(super) fn not_durable(row: &PgRow, first: usize) -> Result<Option<String>, Error> {
+    let mut values = [const { String::new() }; DURABLE.len()];
+    for (at, value) in values.iter_mut().enumerate() {
+        *value = text(row, first + at)?;
+    }
+    Ok(loses_commits(&values))
+}
+
+fn text(row: &PgRow, at: usize) -> Result<String, Error> {
+    row.try_get(at).map_err(|error| meaning(&failed(error)))
+}
+
+/// `local` waits for this server's disk, but for no standby: what is acknowledged then is lost when a standby
+/// takes over, also a synchronous one.
+fn loses_commits(values: &[String; DURABLE.len()]) -> Option<String> {
+    let bad = |(setting, value): &(&str, &String)| {
+        *value == "off" || (*setting == "synchronous_commit" && *value == "local")
+    };
+    let (setting, value) = DURABLE.into_iter().zip(values).find(bad)?;
+    Some(format!(
+        "{setting} is {value}: acknowledged commits would be lost in a crash or a failover; \
+         set {setting} = on for the server, and for this database and user"
+    ))
+}
+
+/// What names a file in a URL. The driver reads it when it connects.
+const FILES: [&str; 6] = [
+    "sslrootcert=",
+    "ssl-root-cert=",
+    "ssl-ca=",
+    "sslcert=",
+    "ssl-cert=",
+    "sslkey=",
+];
+
 /// Makes connections that may write.
 #[derive(Clone)]
 pub(super) struct Connector {
     options: PostgresOptions,
     connect: PgConnectOptions,
+    place: Place,
 }
 
 impl std::fmt::Debug for Connector {
@@ -41,13 +84,22 @@ impl Connector {
             ));
         }
         let connect = PgConnectOptions::from_str(&options.url)
-            .map_err(|error| meaning_of_opening(&failed(error)))?
+            .map_err(|error| meaning_of_opening(&failed(error), Place::default()))?
             .disable_statement_logging();
+        let socket = connect.get_socket().is_some() || connect.get_host().starts_with('/');
+        let names = |parameter: &&str| options.url.contains(*parameter);
+        let place = Place {
+            reads_files: !socket && FILES.iter().any(names),
+        };
         let connect = match connect.get_application_name() {
             Some(_) => connect,
             None => connect.application_name("passline"),
         };
-        Ok(Self { options, connect })
+        Ok(Self {
+            options,
+            connect,
+            place,
+        })
     }
 
     pub(super) fn options(&self) -> &PostgresOptions {
@@ -69,49 +121,53 @@ impl Connector {
         &self.connect
     }
 
-    /// A connection to a server that is fit, and is no standby.
+    /// A connection to a server that is fit, and is no standby. Somebody may mend one that is unfit while this
+    /// process waits, so that is [`Error::Unavailable`].
     pub(super) async fn connect(&self) -> Result<PgConnection, Error> {
-        self.connect_as(meaning).await
+        let (connection, rows) = self.made().await.map_err(|error| meaning(&error))?;
+        match assert_fit(rows.first()) {
+            Ok(()) => Ok(connection),
+            Err(Error::Unfit(text)) => Err(Error::Unavailable(text)),
+            Err(error) => Err(error),
+        }
     }
 
     /// As [`Connector::connect`]; what somebody has to change is [`Error::Unfit`].
     pub(super) async fn connect_first(&self) -> Result<PgConnection, Error> {
-        self.connect_as(meaning_of_opening).await
-    }
-
-    async fn connect_as(
-        &self,
-        explain: fn(&sea_orm::DbErr) -> Error,
-    ) -> Result<PgConnection, Error> {
-        let made = async {
-            let mut connection = self.connect.connect().await.map_err(failed)?;
-            let rows = statement::text(&mut connection, FITNESS.to_owned()).await?;
-            Ok::<_, sea_orm::DbErr>((connection, rows))
-        };
-        let made = timeout(self.options.connect_timeout, made).await;
-        let (connection, rows) = made
-            .unwrap_or_else(|_| Err(timed_out("connecting")))
-            .map_err(|error| explain(&error))?;
+        let made = self.made().await;
+        let (connection, rows) = made.map_err(|error| self.meaning_of_opening(&error))?;
         assert_fit(rows.first())?;
         Ok(connection)
     }
+
+    /// What a failure to connect means while opening.
+    pub(super) fn meaning_of_opening(&self, error: &DbErr) -> Error {
+        meaning_of_opening(error, self.place)
+    }
+
+    async fn made(&self) -> Result<(PgConnection, Vec<PgRow>), DbErr> {
+        let made = async {
+            let mut connection = self.connect.connect().await.map_err(failed)?;
+            let text = format!("{FITNESS}, {DURABLE_COLUMNS}");
+            let rows = statement::text(&mut connection, text).await?;
+            Ok((connection, rows))
+        };
+        let made = timeout(self.options.connect_timeout, made).await;
+        made.unwrap_or_else(|_| Err(timed_out("connecting")))
+    }
 }
 
-/// One row of texts, in the order of [`Fitness`].
+/// One row of texts, in the order of [`Fitness`], before [`DURABLE_COLUMNS`].
 const FITNESS: &str = "SELECT pg_is_in_recovery()::text, current_setting('server_version_num'), \
-     current_setting('server_encoding'), current_setting('fsync'), current_setting('full_page_writes'), \
-     current_setting('synchronous_commit')";
+     current_setting('server_encoding')";
 
 fn assert_fit(row: Option<&PgRow>) -> Result<(), Error> {
-    let text = |at: usize| -> Result<String, Error> {
-        let row = row.ok_or_else(|| Error::Corrupt("the settings have no row".to_owned()))?;
-        row.try_get(at).map_err(|error| meaning(&failed(error)))
-    };
+    let row = row.ok_or_else(|| Error::Corrupt("the settings have no row".to_owned()))?;
     fit(&Fitness {
-        in_recovery: text(0)? == "true",
-        version: text(1)?.parse::<i32>().unwrap_or(0) / 10_000,
-        encoding: text(2)?,
-        durable: [text(3)?, text(4)?, text(5)?],
+        in_recovery: text(row, 0)? == "true",
+        version: text(row, 1)?.parse::<i32>().unwrap_or(0) / 10_000,
+        encoding: text(row, 2)?,
+        not_durable: not_durable(row, 3)?,
     })
 }
 
@@ -121,8 +177,11 @@ struct Fitness {
     in_recovery: bool,
     version: i32,
     encoding: String,
-    durable: [String; DURABLE.len()],
+    not_durable: Option<String>,
 }
+
+/// Why a server that replays another's log is not used, by writers or readers.
+pub(super) const STANDBY: &str = "connected to a standby; waiting for it to be promoted, or for the address to lead to the primary";
 
 /// Refuses what would break a guarantee, with the fix.
 fn fit(server: &Fitness) -> Result<(), Error> {
@@ -138,19 +197,11 @@ fn fit(server: &Fitness) -> Result<(), Error> {
             server.encoding
         )));
     }
-    for (setting, value) in DURABLE.into_iter().zip(&server.durable) {
-        if value == "off" {
-            return Err(Error::Unfit(format!(
-                "{setting} is off: acknowledged commits would be lost in a crash; \
-                 set {setting} = on for the server, and for this database and user"
-            )));
-        }
+    if let Some(text) = &server.not_durable {
+        return Err(Error::Unfit(text.clone()));
     }
     if server.in_recovery {
-        return Err(Error::Unavailable(
-            "connected to a standby; waiting for it to be promoted, or for the address to lead to the primary"
-                .to_owned(),
-        ));
+        return Err(Error::Unavailable(STANDBY.to_owned()));
     }
     Ok(())
 }
@@ -168,13 +219,24 @@ mod tests {
             in_recovery: false,
             version: 15,
             encoding: "UTF8".to_owned(),
-            durable: ["on", "on", "remote_apply"].map(str::to_owned),
+            not_durable: None,
         };
         assert!(fit(&good).is_ok());
-        for (at, setting) in DURABLE.into_iter().enumerate() {
-            let mut bad = good.clone();
-            "off".clone_into(&mut bad.durable[at]);
-            let error = fit(&bad).expect_err("off");
+        let values = |last: &str| ["on", "on", last].map(str::to_owned);
+        for fine in ["on", "remote_write", "remote_apply"] {
+            assert_eq!(loses_commits(&values(fine)), None, "{fine}");
+        }
+        let off = DURABLE.into_iter().enumerate().map(|(at, setting)| {
+            let mut values = values("on");
+            "off".clone_into(&mut values[at]);
+            (setting, values)
+        });
+        for (setting, values) in off.chain([("synchronous_commit", values("local"))]) {
+            let bad = Fitness {
+                not_durable: loses_commits(&values),
+                ..good.clone()
+            };
+            let error = fit(&bad).expect_err("it loses commits");
             assert!(
                 matches!(&error, Error::Unfit(text) if text.contains(&format!("set {setting} = on"))),
                 "{error}"

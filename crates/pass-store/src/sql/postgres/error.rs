@@ -60,8 +60,16 @@ pub(in crate::sql) fn meaning(error: &DbErr) -> Error {
     }
 }
 
+/// What is known of the server before the first connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    /// The driver reads files (keys, certificates) to connect. Otherwise a file that is missing is the server's
+    /// own socket, which comes with the server.
+    pub(super) reads_files: bool,
+}
+
 /// What a failure to connect means while opening: what somebody has to change is unfit.
-pub(super) fn meaning_of_opening(error: &DbErr) -> Error {
+pub(super) fn meaning_of_opening(error: &DbErr, place: Place) -> Error {
     let fix = match driver_error(error) {
         Some(sqlx::Error::Database(database)) => match database.code().as_deref() {
             Some(code) if code.starts_with("28") => "check the user and password",
@@ -70,7 +78,7 @@ pub(super) fn meaning_of_opening(error: &DbErr) -> Error {
         },
         Some(sqlx::Error::Tls(_)) => "check sslmode and sslrootcert, and the server's certificate",
         Some(sqlx::Error::Configuration(_)) => "correct the URL",
-        Some(sqlx::Error::Io(io)) => match io.kind() {
+        Some(sqlx::Error::Io(io)) if place.reads_files => match io.kind() {
             std::io::ErrorKind::InvalidData
             | std::io::ErrorKind::NotFound
             | std::io::ErrorKind::PermissionDenied => {

@@ -1,22 +1,30 @@
 //! Brings the schema up to date, once, however many processes start at the same time.
 
+use std::time::Duration;
+
 use sea_orm::sqlx::postgres::PgPoolOptions;
 use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseConnection, DbErr, IsolationLevel, Statement,
+    AccessMode, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, IsolationLevel, Statement,
     TransactionTrait,
 };
+use tokio::time::timeout;
 
+use super::PostgresOptions;
 use super::connect::Connector;
-use super::error::{meaning, meaning_of_opening};
-use super::statement::failed;
+use super::error::meaning;
+use super::statement::{ANSWER_GRACE, failed, timed_out};
 use super::transaction::millis;
 use crate::contract::Error;
 use crate::sql::rows::bits;
 use crate::sql::spools::random;
-use sea_orm::DbBackend;
 
 /// The advisory lock that migrations hold: `passline` in ASCII.
 const LOCK: i64 = i64::from_be_bytes(*b"passline");
+
+/// How long changing the schema may take. On a large table that is long.
+const MIGRATING_MAX: Duration = Duration::from_hours(1);
+/// How long the connection of the migrations may take to close.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
 
 /// The lock is released with the transaction that holds it, whatever becomes of this process. Whoever gets
 /// it next finds nothing left to do.
@@ -26,20 +34,56 @@ pub(super) async fn migrate(connector: &Connector) -> Result<(), Error> {
         .acquire_timeout(connector.options().connect_timeout)
         .connect_with(connector.driver_options().clone())
         .await
-        .map_err(|error| meaning_of_opening(&failed(error)))?;
+        .map_err(|error| connector.meaning_of_opening(&failed(error)))?;
     let connection = DatabaseConnection::from(pool);
     let done = bring_up(&connection, connector).await;
-    if let Err(error) = connection.close().await {
-        tracing::debug!(error = %error, "the connection of the migrations did not close well");
+    match timeout(CLOSING_MAX, connection.close()).await {
+        Ok(Ok(())) => {}
+        closed => {
+            tracing::debug!(
+                ?closed,
+                "the connection of the migrations did not close well"
+            );
+        }
     }
     done
 }
 
+/// In steps that each end in time, also if the server falls silent or somebody holds a lock.
 async fn bring_up(connection: &DatabaseConnection, connector: &Connector) -> Result<(), Error> {
-    let lacking = pass_migration::pending(connection).await.map_err(unfit)?;
-    if lacking > 0 && !connector.options().migrate {
-        return Err(Error::NotMigrated { lacking });
+    let options = connector.options();
+    let step_max = options.statement_timeout + ANSWER_GRACE;
+    let lacking = in_time(step_max, look(connection, options)).await?;
+    if lacking > 0 {
+        if !options.migrate {
+            return Err(Error::NotMigrated { lacking });
+        }
+        in_time(MIGRATING_MAX + ANSWER_GRACE, change(connection)).await?;
     }
+    in_time(step_max, make_head(connection)).await
+}
+
+async fn in_time<T>(
+    limit: Duration,
+    step: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let late = || Err(meaning(&timed_out("bringing the schema up to date")));
+    timeout(limit, step).await.unwrap_or_else(|_| late())
+}
+
+/// How many migrations are lacking.
+async fn look(connection: &DatabaseConnection, options: &PostgresOptions) -> Result<usize, Error> {
+    let text = format!(
+        "SET statement_timeout = {}; SET lock_timeout = {}",
+        millis(options.statement_timeout),
+        millis(options.lock_timeout)
+    );
+    let set = connection.execute_unprepared(&text).await;
+    set.map_err(|error| meaning(&error))?;
+    pass_migration::pending(connection).await.map_err(unfit)
+}
+
+async fn change(connection: &DatabaseConnection) -> Result<(), Error> {
     let explain = |error: DbErr| meaning(&error);
     let transaction = connection
         .begin_with_config(
@@ -48,24 +92,34 @@ async fn bring_up(connection: &DatabaseConnection, connector: &Connector) -> Res
         )
         .await
         .map_err(explain)?;
-    if lacking > 0 {
-        let text = format!(
-            "SET LOCAL lock_timeout = {}; SELECT pg_advisory_xact_lock({LOCK})",
-            millis(connector.options().lock_timeout)
-        );
-        transaction
-            .execute_unprepared(&text)
-            .await
-            .map_err(explain)?;
-        pass_migration::up(&transaction).await.map_err(unfit)?;
+    // What a migration waits for keeps everybody else waiting behind it, so that keeps its time-out.
+    let text = format!(
+        "SET LOCAL statement_timeout = {}; SELECT pg_advisory_xact_lock({LOCK})",
+        millis(MIGRATING_MAX)
+    );
+    let locked = transaction.execute_unprepared(&text).await;
+    locked.map_err(explain)?;
+    pass_migration::up(&transaction).await.map_err(unfit)?;
+    transaction.commit().await.map_err(explain)
+}
+
+/// Makes the head's row if it is not there. Looks first: inserting beside a row that somebody is changing would
+/// wait for them.
+async fn make_head(connection: &DatabaseConnection) -> Result<(), Error> {
+    let explain = |error: DbErr| meaning(&error);
+    let there = "SELECT 1 FROM log_head WHERE id = 1";
+    let there = Statement::from_string(DbBackend::Postgres, there);
+    let found = connection.query_one_raw(there).await.map_err(explain)?;
+    if found.is_some() {
+        return Ok(());
     }
     let head = Statement::from_sql_and_values(
         DbBackend::Postgres,
         "INSERT INTO log_head VALUES (1, $1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) ON CONFLICT (id) DO NOTHING",
         [bits(random())],
     );
-    transaction.execute_raw(head).await.map_err(explain)?;
-    transaction.commit().await.map_err(explain)
+    connection.execute_raw(head).await.map_err(explain)?;
+    Ok(())
 }
 
 fn unfit(error: DbErr) -> Error {

@@ -13,14 +13,11 @@ use sea_orm::sqlx::{self, Connection, Row};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Statement};
 use tokio::time::timeout;
 
-use super::connect::{Connector, IDLE_UNTRIED_MAX};
+use super::connect::{Connector, IDLE_UNTRIED_MAX, STANDBY};
 use super::error::is_lost_connection;
 use super::seen::{Mark, Seen};
-use super::statement::{self, Bound, bound, failed, timed_out};
+use super::statement::{self, ANSWER_GRACE, Bound, bound, failed, timed_out};
 use super::transaction::{Writer, found_digest, millis};
-
-/// How much longer than the server's time-out this side waits for an answer.
-const ANSWER_GRACE: Duration = Duration::from_secs(5);
 
 /// Connections that cannot write.
 #[derive(Debug)]
@@ -57,7 +54,7 @@ impl Readers {
             .connect_lazy_with(connector.driver_options().clone());
         Self {
             pool,
-            answer_timeout: options.statement_timeout + ANSWER_GRACE,
+            answer_timeout: options.read_timeout + ANSWER_GRACE,
         }
     }
 
@@ -116,23 +113,27 @@ fn session_text(connector: &Connector) -> String {
     let options = connector.options();
     format!(
         "SET default_transaction_read_only = on; SET statement_timeout = {}; SET lock_timeout = {}; \
-         SET enable_seqscan = {}; SET jit = off",
-        millis(options.statement_timeout),
+         SET enable_seqscan = {}; SET jit = off; SELECT pg_is_in_recovery()::text",
+        millis(options.read_timeout),
         millis(options.lock_timeout),
         connector.sequential_scans(),
     )
 }
 
-/// Makes a new connection ready; fails if it does not lead to the log that was read before.
+/// Makes a new connection ready; fails if it leads to a standby, which may lack what was acknowledged, or not to
+/// the log that was read before.
 async fn prepare(
     connection: &mut PgConnection,
     session: String,
     writer: &Writer,
     seen: &Seen,
 ) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(sqlx::AssertSqlSafe(session))
-        .execute(&mut *connection)
+    let row = sqlx::raw_sql(sqlx::AssertSqlSafe(session))
+        .fetch_one(&mut *connection)
         .await?;
+    if row.try_get::<String, _>(0)? == "true" {
+        return Err(sqlx::Error::Protocol(STANDBY.to_owned()));
+    }
     if !went_back(connection, seen).await? {
         return Ok(());
     }

@@ -59,10 +59,12 @@ impl Seen {
         }
     }
 
-    /// Takes note of an event that was read.
-    pub(in crate::sql) fn event(&self, position: u64, digest: u64) {
+    /// Takes note of an event that was read, while what was seen before had that epoch. If it has another one by
+    /// now, it is not known of which of them the event is.
+    pub(in crate::sql) fn event(&self, epoch: u64, position: u64, digest: u64) {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(seen) = &mut *seen
+            && seen.epoch == epoch
             && seen.position < position
         {
             seen.position = position;
@@ -107,15 +109,17 @@ mod tests {
     #[test]
     fn the_furthest_place_of_the_latest_epoch_is_kept() {
         let seen = Seen::default();
-        seen.event(9, 90);
+        seen.event(1, 9, 90);
         assert_eq!(seen.mark(), None, "of which epoch it is, is not known");
         seen.head(mark(1, 5, 50));
         seen.head(mark(1, 4, 40));
         assert_eq!(seen.mark(), Some(mark(1, 5, 50)));
-        seen.event(7, 70);
-        seen.event(6, 60);
+        seen.event(1, 7, 70);
+        seen.event(1, 6, 60);
         assert_eq!(seen.mark(), Some(mark(1, 7, 70)));
         seen.head(mark(2, 3, 30));
         assert_eq!(seen.mark(), Some(mark(2, 3, 30)));
+        seen.event(1, 7, 70);
+        assert_eq!(seen.mark(), Some(mark(2, 3, 30)), "an event of before");
     }
 }

@@ -16,10 +16,10 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Statem
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
-use super::connect::Connector;
+use super::connect::{Connector, DURABLE_COLUMNS, not_durable};
 use super::error::is_lost_connection;
 use super::seen::{Mark, Seen};
-use super::statement::{self, Bound, bound, timed_out};
+use super::statement::{self, ANSWER_GRACE, Bound, bound, timed_out};
 use crate::contract::Error;
 use crate::plan::HeadRow;
 use crate::sql::append::head_row_from;
@@ -28,9 +28,6 @@ use crate::sql::spools::random;
 use crate::sql::statements::{HEAD_COLUMNS, HEAD_COLUMNS_COUNT};
 use pass_domain::cursor::Cursor;
 use pass_domain::ids::EventId;
-
-/// How much longer than the server's time-outs this side waits for an answer: past it the network is gone.
-const ANSWER_GRACE: Duration = Duration::from_secs(5);
 
 /// Where the connection waits between transactions.
 type Place = Option<PgConnection>;
@@ -43,6 +40,7 @@ pub(in crate::sql) struct Writer {
     seen: Arc<Seen>,
     begin_text: [String; 2],
     acquire_timeout: Duration,
+    lock_answer_timeout: Duration,
     answer_timeout: Duration,
     commit_timeout: Duration,
     #[cfg(feature = "planted-bugs")]
@@ -70,6 +68,7 @@ impl Writer {
             seen,
             begin_text: begin_text(&connector),
             acquire_timeout: options.acquire_timeout,
+            lock_answer_timeout: options.lock_timeout + ANSWER_GRACE,
             answer_timeout: wait + ANSWER_GRACE,
             commit_timeout: options.commit_timeout,
             #[cfg(feature = "planted-bugs")]
@@ -79,7 +78,8 @@ impl Writer {
     }
 
     /// Begins a transaction with the lock on the log's head, in one round trip, and looks whether the log holds
-    /// what was seen of it. If not, the database went back in time, and the log gets a new epoch first.
+    /// what was seen of it. If not, the database went back in time, and the log gets a new epoch first. The
+    /// settings on which durability rests are looked at each time: a server can be told others at any moment.
     pub(in crate::sql) async fn begin(&self) -> Result<(Transaction, HeadRow), Failure> {
         let waiting = Arc::clone(&self.place).lock_owned();
         let Ok(mut place) = timeout(self.acquire_timeout, waiting).await else {
@@ -101,7 +101,8 @@ impl Writer {
                     digest: 0,
                 },
                 left_epoch,
-                answer_timeout: self.answer_timeout,
+                // Waiting for the lock is most of what can take long here.
+                answer_timeout: self.lock_answer_timeout,
                 commit_timeout: self.commit_timeout,
             };
             let seen = self.seen.mark();
@@ -120,6 +121,11 @@ impl Writer {
                 .into_iter()
                 .next()
                 .ok_or_else(|| Error::Corrupt("log_head has no row".to_owned()))?;
+            transaction.answer_timeout = self.answer_timeout;
+            if let Some(text) = not_durable(&row, HEAD_COLUMNS_COUNT + 1)? {
+                transaction.rollback().await;
+                return Err(Error::Unavailable(text).into());
+            }
             let there = found_digest(&row, HEAD_COLUMNS_COUNT)?;
             let head = head_row_from(&QueryResult::from(row))?;
             transaction.locked = Mark::from(&head);
@@ -174,7 +180,8 @@ fn begin_text(connector: &Connector) -> [String; 2] {
         connector.sequential_scans(),
         HEAD_COLUMNS,
     );
-    [before, format!(") FROM log_head WHERE id = 1 {lock}")]
+    let after = format!("), {DURABLE_COLUMNS} FROM log_head WHERE id = 1 {lock}");
+    [before, after]
 }
 
 /// A time-out in the server's unit. 0 would be none at all.
@@ -260,7 +267,8 @@ impl Transaction {
     ///
     /// It may have to wait for a synchronous standby. The server's statement time-out does not cut that short
     /// (which would not undo the commit but report success): since PostgreSQL 11 it is disarmed before the
-    /// commit itself. So the time-out for it is kept here.
+    /// commit itself. So the time-out for it is kept here. Somebody who cancels it by hand while it waits
+    /// (`pg_cancel_backend`) makes PostgreSQL report success although no standby has it: don't.
     pub(in crate::sql) async fn commit(mut self) -> Result<OwnedMutexGuard<Place>, Failure> {
         let mut connection = self.taken().await?;
         let text = "COMMIT".to_owned();

@@ -334,7 +334,9 @@ async fn a_silent_network_is_unavailable_in_time() {
     let url = server.database().await.expect("a database");
     let proxy = ChaosProxy::start(server.address()).await.expect("a proxy");
     let options = PostgresOptions {
-        statement_timeout: Duration::from_millis(100),
+        // Of writes only: neither readers nor an idle writer wait that long for a server that is gone.
+        statement_timeout: Duration::from_secs(60),
+        read_timeout: Duration::from_millis(100),
         lock_timeout: Duration::from_millis(100),
         connect_timeout: Duration::from_secs(1),
         acquire_timeout: Duration::from_secs(1),
@@ -391,5 +393,76 @@ async fn a_broken_key_refuses_the_batch_and_a_damaged_row_the_read() {
         .await;
     assert!(matches!(read, Err(Error::Unfit(_))), "{read:?}");
     assert_eq!(*store.fatal().borrow(), None);
+    store.close().await;
+}
+
+// A server can be told to lose commits while sessions are open. From then on nothing is written, and who asks is
+// told why; what had begun before keeps what it began with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_that_lose_commits_are_noticed_by_open_sessions() {
+    let server = TestPostgres::start().await.expect("a server");
+    let url = server.database().await.expect("a database");
+    let admin = server.url("postgres");
+    let store = open(&url).await;
+    let wait = Duration::from_secs(10);
+    let mut sequence = 0;
+    for (setting, value) in [
+        ("synchronous_commit", "off"),
+        ("synchronous_commit", "local"),
+        ("fsync", "off"),
+        ("full_page_writes", "off"),
+    ] {
+        let set = |value: &str| {
+            format!("ALTER SYSTEM SET {setting} = '{value}'; SELECT pg_reload_conf()")
+        };
+        wait_for("the usual settings", wait, async || {
+            let sent = send(&*store, sequence + 1).await;
+            sent.map_err(|error| error.to_string())
+        })
+        .await
+        .expect("sent");
+        sequence += 1;
+        let (transaction, head) = store.begin().await.expect("begun");
+        server.sql(&admin, &set(value)).await.expect("set");
+        let shown = format!("SHOW {setting}");
+        wait_for("the setting", wait, async || {
+            match server.sql(&admin, &shown).await {
+                Ok(shown) if shown == value => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+        .expect("set");
+        if setting == "synchronous_commit" {
+            let kept = format!("SELECT 1 / (current_setting('{setting}') = 'on')::integer");
+            let kept = transaction.execute_unprepared(&kept).await;
+            kept.expect("the transaction keeps what it began with");
+        }
+        store
+            .commit(transaction, &head, 0)
+            .await
+            .expect("committed");
+        let refused = wait_for("the refusal", wait, async || {
+            match send(&*store, sequence + 1).await {
+                Ok(_) => {
+                    sequence += 1;
+                    Err("sent".to_owned())
+                }
+                Err(error) => Ok(error),
+            }
+        });
+        let error = refused.await.expect("refused");
+        let reason = format!("{setting} is {value}: acknowledged commits would be lost");
+        assert!(
+            matches!(&error, Error::Unavailable(text) if text.contains(&reason)),
+            "{error}"
+        );
+        assert_eq!(
+            store.head().await.expect("read").position,
+            Position(sequence)
+        );
+        let reset = format!("ALTER SYSTEM RESET {setting}; SELECT pg_reload_conf()");
+        server.sql(&admin, &reset).await.expect("reset");
+    }
     store.close().await;
 }

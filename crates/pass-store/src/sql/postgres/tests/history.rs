@@ -381,6 +381,33 @@ async fn a_failover_that_loses_commits_is_noticed_and_refilled() {
     store.close().await;
 }
 
+// A standby that has everything so far and whose clients would be told of nothing new.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_read_from_a_standby() {
+    let mut primary = TestPostgres::start().await.expect("a server");
+    let direct = primary.database().await.expect("a database");
+    let proxy = ChaosProxy::start(primary.address()).await.expect("a proxy");
+    let address = primary.address().to_string();
+    let options = PostgresOptions {
+        acquire_timeout: Duration::from_secs(1),
+        ..PostgresOptions::new(direct.replace(&address, &proxy.address().to_string()))
+    };
+    let store = SqlStore::open_postgres(options).await.expect("opened");
+    send(&store, 1).await.expect("sent");
+    let before = store.head().await.expect("read");
+    let standby = primary.standby().await.expect("a standby");
+    primary.kill().await.expect("killed");
+    proxy.set_upstream(standby.address());
+    proxy.cut_all().await;
+    for _ in 0..2 {
+        let read = store.head().await;
+        assert!(matches!(read, Err(Error::Unavailable(_))), "{read:?}");
+    }
+    standby.promote().await.expect("promoted");
+    assert_eq!(read(&store).await, before);
+    store.close().await;
+}
+
 // Replicas that write about the same passes at the same time: one gapless log, nothing twice, and whoever
 // follows it sees every position in its turn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

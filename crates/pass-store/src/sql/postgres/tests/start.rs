@@ -3,12 +3,15 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pass_domain::delivery::Outcome;
 use sea_orm::ConnectionTrait;
-use test_kit::TestPostgres;
+use test_kit::{ChaosProxy, TestPostgres, wait_for};
 
 use super::super::PostgresOptions;
+use super::super::connect::Connector;
+use super::super::migrate::migrate;
 use super::{open, send, server};
 use crate::contract::{Error, PassStore};
 use crate::sql::SqlStore;
@@ -47,11 +50,14 @@ async fn settings_that_lose_commits_are_refused_with_the_fix() {
         matches!(&error, Error::Unfit(text) if text.contains("set synchronous_commit = on")),
         "{error}"
     );
-    // A store that is open finds out with its next connection.
+    // A store that is open finds out with its next connection, and waits for somebody to mend it.
     let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
     server.sql(&url, cut).await.expect("cut");
     let error = send(&*store, 1).await.expect_err("unfit");
-    assert!(matches!(error, Error::Unfit(_)), "{error}");
+    assert!(
+        matches!(&error, Error::Unavailable(text) if text.contains("set synchronous_commit = on")),
+        "{error}"
+    );
     store.close().await;
 }
 
@@ -84,8 +90,73 @@ async fn a_standby_another_encoding_and_no_server_are_refused() {
         matches!(&error, Error::Unfit(text) if text.contains("make the database")),
         "{error}"
     );
-    let error = refused("postgres://passline@127.0.0.1:1/none").await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().to_str().expect("a path");
+    for away in [
+        "postgres://passline@127.0.0.1:1/none".to_owned(),
+        // The socket is made by the server, which is not up yet.
+        format!("postgres://passline@localhost/none?host={socket}"),
+        format!("postgres://passline@localhost/none?host={socket}&sslrootcert=/nowhere"),
+    ] {
+        let error = refused(&away).await;
+        assert!(matches!(error, Error::Unavailable(_)), "{away}: {error}");
+    }
+}
+
+// Somebody works on the database by hand, or another replica's transaction waits for a standby: opening ends
+// in time, and does not wait at all for what it has no need of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opening_waits_for_nobody_longer_than_it_is_told() {
+    let server = server().await;
+    let url = server.database().await.expect("a database");
+    let store = open(&url).await;
+    let (transaction, _) = store.begin().await.expect("begun");
+    let change = "UPDATE log_head SET applied = applied WHERE id = 1";
+    transaction
+        .execute_unprepared(change)
+        .await
+        .expect("changed");
+    let options = PostgresOptions {
+        lock_timeout: Duration::from_millis(200),
+        ..PostgresOptions::new(&url)
+    };
+    let other = SqlStore::open_postgres(options.clone()).await;
+    other.expect("the head is there").close().await;
+    let lock = "LOCK TABLE seaql_migrations IN ACCESS EXCLUSIVE MODE";
+    transaction.execute_unprepared(lock).await.expect("locked");
+    let opening = SqlStore::open_postgres(options.clone());
+    let opening = tokio::time::timeout(Duration::from_secs(10), opening);
+    let error = opening.await.expect("in time").expect_err("it is locked");
     assert!(matches!(error, Error::Unavailable(_)), "{error}");
+
+    // The server falls silent while it is waited for.
+    let proxy = ChaosProxy::start(server.address()).await.expect("a proxy");
+    let address = server.address().to_string();
+    let options = PostgresOptions {
+        url: url.replace(&address, &proxy.address().to_string()),
+        statement_timeout: Duration::from_secs(2),
+        ..PostgresOptions::new(&url)
+    };
+    let connector = Connector::new(options).expect("a URL");
+    let migrating = tokio::spawn(async move { migrate(&connector).await });
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let wait = Duration::from_secs(10);
+    wait_for("the lock", wait, async || {
+        match server.sql(&url, waiting).await {
+            Ok(count) if count == "1" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .expect("it waits");
+    proxy.pause(true);
+    let migrated = tokio::time::timeout(wait, migrating)
+        .await
+        .expect("in time");
+    let error = migrated.expect("ran").expect_err("silence");
+    assert!(matches!(error, Error::Unavailable(_)), "{error}");
+    transaction.rollback().await.expect("rolled back");
+    store.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,7 +179,7 @@ async fn eight_replicas_that_start_at_once_make_one_schema() {
 }
 
 #[tokio::test]
-async fn an_older_schema_waits_and_a_newer_one_is_refused() {
+async fn an_older_schema_waits_and_a_newer_one_is_used_unless_it_takes_away() {
     let server = server().await;
     let url = server.database().await.expect("a database");
     let off = || {
@@ -119,7 +190,7 @@ async fn an_older_schema_waits_and_a_newer_one_is_refused() {
     };
     let error = off().await.expect_err("there is no schema");
     assert!(
-        matches!(error, Error::NotMigrated { lacking: 4 }),
+        matches!(error, Error::NotMigrated { lacking: 3 }),
         "{error}"
     );
     open(&url).await.close().await;
@@ -128,8 +199,23 @@ async fn an_older_schema_waits_and_a_newer_one_is_refused() {
     store.close().await;
     let newer = "INSERT INTO seaql_migrations VALUES ('m29990101_000001_from_the_future', 1)";
     server.sql(&url, newer).await.expect("inserted");
+    for opened in [
+        off().await,
+        SqlStore::open_postgres(PostgresOptions::new(&url)).await,
+    ] {
+        let store = opened.expect("opened: it only adds");
+        let sequence = store.head().await.expect("read").position.0 + 1;
+        assert_eq!(
+            send(&store, sequence).await.expect("sent"),
+            Outcome::Applied
+        );
+        store.close().await;
+    }
+    let contracts =
+        "INSERT INTO seaql_migrations VALUES ('m29990101_000002_needs_29990101_000001_drop', 1)";
+    server.sql(&url, contracts).await.expect("inserted");
     for error in [off().await.err(), Some(refused(&url).await)] {
-        let error = error.expect("it is newer");
+        let error = error.expect("it lacks what was dropped");
         assert!(
             matches!(&error, Error::Unfit(text) if text.contains("or a newer one")),
             "{error}"
