@@ -76,7 +76,6 @@ async fn the_documented_permissions_are_enough_and_none_is_missing() {
     spool.rewind(Sequence(2)).await.expect("rewind succeeds");
     assert_eq!(lease_numbers(&spool, 5).await, [3, 4, 5]);
     spool.settle(Sequence(4)).await.expect("settle succeeds");
-    assert_eq!(spool.retention.sweep().await, Ok(4));
     let admin = async_nats::ConnectOptions::with_user_and_password(ADMIN.into(), PASSWORD.into())
         .connect(bench.nats.url())
         .await
@@ -94,6 +93,7 @@ async fn the_documented_permissions_are_enough_and_none_is_missing() {
     })
     .await
     .expect("settled records are acknowledged");
+    assert_eq!(spool.retention.sweep().await, Ok(4));
     spool.close().await;
     let gone = stream.consumer_info(&consumer).await;
     assert!(gone.is_err(), "{gone:?}");
