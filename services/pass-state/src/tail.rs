@@ -369,8 +369,11 @@ mod tests {
         let rotated = store.epoch_rotate().await.unwrap();
         tail.poll().await;
         assert_eq!(tail.head(), rotated);
+        let mut watched = tail.watch_head();
+        watched.mark_unchanged();
         tail.committed(late).await;
         assert_eq!(tail.head(), rotated);
+        assert!(!watched.has_changed().unwrap(), "nobody saw the older one");
         // A later one is found in the store, whoever tells of it.
         let again = store.epoch_rotate().await.unwrap();
         tail.committed(again).await;

@@ -89,6 +89,12 @@ impl Readers {
         })
     }
 
+    /// How many connections wait to be used.
+    #[cfg(test)]
+    pub(super) fn idle(&self) -> usize {
+        self.pool.num_idle()
+    }
+
     /// Closes all connections.
     pub(in crate::sql) async fn close(&self) {
         self.pool.close().await;

@@ -11,7 +11,7 @@ use test_kit::{ChaosProxy, Cut, TestPostgres, wait_for};
 use super::super::PostgresOptions;
 use super::{open, send, server, updated};
 use crate::contract::{Error, PassStore, Scope};
-use crate::sql::connection::Transaction;
+use crate::sql::connection::{Readers, Transaction};
 use crate::sql::{Failure, SqlStore};
 use crate::suite::make::at;
 use crate::suite::{Feed, outcomes, whole_log};
@@ -345,6 +345,16 @@ async fn a_silent_network_is_unavailable_in_time() {
     let store = SqlStore::open_postgres(options).await.expect("opened");
     assert_eq!(send(&store, 1).await.expect("sent"), Outcome::Applied);
     store.head().await.expect("read");
+    // The statement is to meet the silence, not the making of a connection.
+    let Readers::Postgres(readers) = store.readers() else {
+        panic!("of PostgreSQL")
+    };
+    wait_for("an idle reader", Duration::from_secs(10), async || {
+        let idle = readers.idle();
+        (idle > 0).then_some(()).ok_or(idle)
+    })
+    .await
+    .expect("it comes back");
     proxy.pause(true);
     let started = Instant::now();
     let (written, read) = tokio::join!(send(&store, 2), store.head());
