@@ -105,12 +105,13 @@ async fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     succeed(command, COPY_LIMIT).await
 }
 
-/// The build's directory: the one above the running program that cargo marked as a cache.
+/// A directory of the build that the running program belongs to. Cargo locks the directory of each profile by a file;
+/// its mark of the whole build directory is missing where something else made that before.
 fn cache_dir() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe().context("the path of the running program")?;
     let target = program
         .ancestors()
-        .find(|path| path.join("CACHEDIR.TAG").is_file())
+        .find(|path| path.join(".cargo-lock").is_file())
         .with_context(|| format!("{} is in no target directory of cargo's", program.display()))?;
     Ok(target.join("test-kit"))
 }
