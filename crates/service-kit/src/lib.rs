@@ -8,13 +8,14 @@
 //! else arrives as an argument.
 //!
 //! Start reading at [`shutdown`], because it says who waits for whom; then
-//! [`listener`] and [`grpc`] (the two edges), [`config`] and [`admin`].
+//! [`listener`] and [`grpc`] (the two edges), [`config`], [`reload`] and [`admin`].
 
 pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod grpc;
 pub mod listener;
+pub mod reload;
 pub mod shutdown;
 pub mod telemetry;
 

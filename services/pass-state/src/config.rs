@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use service_kit::config::{ByteSize, Duration, Faults, Validate};
 use service_kit::grpc::GrpcLimits;
+use service_kit::reload::ReloadConfig;
 use service_kit::telemetry::TelemetryConfig;
 
 mod store;
@@ -38,6 +39,8 @@ pub struct Config {
     pub subscriptions: SubscriptionConfig,
     /// Unary reads.
     pub reads: ReadConfig,
+    /// How changed files are taken in.
+    pub reload: ReloadConfig,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
 }
@@ -53,6 +56,7 @@ impl Default for Config {
             writer: WriterConfig::default(),
             subscriptions: SubscriptionConfig::default(),
             reads: ReadConfig::default(),
+            reload: ReloadConfig::default(),
             telemetry: TelemetryConfig {
                 service_name: SERVICE_NAME.to_owned(),
                 ..TelemetryConfig::default()
@@ -377,6 +381,7 @@ impl Validate for Config {
         faults.part("writer", &self.writer);
         faults.part("subscriptions", &self.subscriptions);
         faults.part("reads", &self.reads);
+        faults.part("reload", &self.reload);
         faults.part("telemetry", &self.telemetry);
     }
 }

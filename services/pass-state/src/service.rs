@@ -11,6 +11,7 @@ use service_kit::admin::{self, Readiness};
 use service_kit::clock::Clock;
 use service_kit::grpc::{self, GrpcLimits, GrpcListener};
 use service_kit::listener::HttpListener;
+use service_kit::reload::Reloads;
 use service_kit::shutdown::{Phase, Shutdown};
 use tokio::sync::watch;
 use tonic_health::server::HealthReporter;
@@ -95,6 +96,7 @@ pub struct PassState {
     source: Source,
     grpc: GrpcListener,
     admin: HttpListener,
+    reloads: Reloads,
 }
 
 impl std::fmt::Debug for PassState {
@@ -113,6 +115,7 @@ impl PassState {
     /// # Errors
     /// If an address is taken, or the store is unfit or, with SQLite, busy.
     pub async fn build(config: Config, dependencies: Dependencies) -> Result<Self, BuildError> {
+        let reloads = Reloads::new(&config.reload);
         let addr = config.grpc.listen;
         let grpc = GrpcListener::bind(addr, connection_limits(&config))
             .await
@@ -155,6 +158,7 @@ impl PassState {
             source,
             grpc,
             admin,
+            reloads,
         })
     }
 
@@ -197,6 +201,7 @@ impl PassState {
         };
         let admin = admin::router(readiness.clone(), version);
         let administering = tokio::spawn(self.admin.serve(admin, shutdown.clone()));
+        let reloading = tokio::spawn(self.reloads.run(shutdown.clone()));
 
         let mut queueing = matches!(self.source, Source::Open(_));
         let mut queued = Box::pin(tokio::time::sleep(QUEUE_TIME));
@@ -269,6 +274,8 @@ impl PassState {
         }
         let ended = administering.await;
         result = result.and(ended.map_err(|_| RunError::Task("admin")));
+        let ended = reloading.await;
+        result = result.and(ended.map_err(|_| RunError::Task("reload")));
         if let Some(engine) = engine {
             engine.store.close().await;
         }

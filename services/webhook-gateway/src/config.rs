@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use service_kit::config::{self, ByteSize, Duration, Faults, Origin, Validate};
 use service_kit::grpc::ChannelConfig;
 use service_kit::listener::HttpLimits;
+use service_kit::reload::ReloadConfig;
 use service_kit::telemetry::TelemetryConfig;
 
 use crate::backend;
@@ -45,6 +46,8 @@ pub struct Config {
     pub spool: Spool,
     /// What an answer of 200 waits for.
     pub ack: Ack,
+    /// How changed files are taken in.
+    pub reload: ReloadConfig,
     /// Logs and traces.
     #[serde(deserialize_with = "telemetry_of_the_gateway")]
     pub telemetry: TelemetryConfig,
@@ -63,6 +66,7 @@ impl Default for Config {
             forward: Forward::default(),
             spool: Spool::default(),
             ack: Ack::default(),
+            reload: ReloadConfig::default(),
             telemetry: telemetry_default(),
             sources: Vec::new(),
         }
@@ -181,6 +185,7 @@ impl Validate for Config {
         faults.part("pass_state", &self.pass_state);
         faults.part("forward", &self.forward);
         faults.part("ack", &self.ack);
+        faults.part("reload", &self.reload);
         faults.part("telemetry", &self.telemetry);
         faults.part("spool", &self.spool);
         self.validate_spool_sizes(faults);

@@ -12,6 +12,7 @@ use service_kit::clock::Clock;
 use service_kit::config::{Faults, Origin};
 use service_kit::grpc;
 use service_kit::listener::HttpListener;
+use service_kit::reload::{ReloadStatus, Reloads};
 use service_kit::shutdown::Shutdown;
 use service_kit::telemetry;
 use tokio::sync::watch;
@@ -98,6 +99,7 @@ pub struct Gateway {
     forward: watch::Sender<ForwardStatus>,
     observer: Arc<Observer>,
     channel: grpc::Channel,
+    reloads: Reloads,
 }
 
 impl Gateway {
@@ -114,6 +116,7 @@ impl Gateway {
         } = dependencies;
         let sources = Sources::build(&config.sources, &config.ack, &env, &Origin::Default)
             .map_err(BuildError::Sources)?;
+        let reloads = Reloads::new(&config.reload);
         let channel = grpc::channel(&config.pass_state)?;
         let spool = backend::open(&config, &env, &data_dir, &clock).await?;
         let http = bind(
@@ -135,6 +138,7 @@ impl Gateway {
             spool: Arc::clone(&spool),
             spool_backend: config.spool.backend,
             forward: forward.subscribe(),
+            reload: reloads.status(),
         });
         Ok(Self {
             config,
@@ -146,6 +150,7 @@ impl Gateway {
             forward,
             observer,
             channel,
+            reloads,
         })
     }
 
@@ -184,6 +189,7 @@ impl Gateway {
             forward,
             observer,
             channel,
+            reloads,
         } = self;
         warn(&sources);
         let traced = is_traced();
@@ -225,6 +231,7 @@ impl Gateway {
         let mut forwarding = tokio::spawn(forwarder.run(forward_check, stop.clone()));
         let serving = async {
             tokio::join!(
+                reloads.run(shutdown.clone()),
                 http.serve(http::router(Arc::new(edge)), shutdown.clone()),
                 admin.serve(http::admin::router(readiness, observer), shutdown.clone()),
             );
@@ -327,6 +334,7 @@ pub struct Observer {
     spool: Arc<dyn Spool>,
     spool_backend: SpoolBackend,
     forward: watch::Receiver<ForwardStatus>,
+    reload: Arc<ReloadStatus>,
 }
 
 impl Observer {
@@ -358,6 +366,12 @@ impl Observer {
     #[must_use]
     pub fn forward(&self) -> ForwardStatus {
         self.forward.borrow().clone()
+    }
+
+    /// What came of taking in changed files.
+    #[must_use]
+    pub fn reload(&self) -> &ReloadStatus {
+        &self.reload
     }
 
     /// The forwarder's state, to wait for changes of.

@@ -29,6 +29,7 @@ fn assert_same(one: &Config, other: &Config) {
     assert_eq!(one.forward, other.forward);
     assert_eq!(one.spool, other.spool);
     assert_eq!(one.ack, other.ack);
+    assert_eq!(one.reload, other.reload);
     assert_eq!(one.telemetry, other.telemetry);
 }
 

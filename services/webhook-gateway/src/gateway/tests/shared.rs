@@ -146,6 +146,7 @@ async fn ready_with(spool: StubSpool, warning: &str) -> serde_json::Value {
         spool,
         spool_backend: SpoolBackend::Jetstream,
         forward,
+        reload: Arc::clone(&gateway.observer.reload),
     });
     let admin = gateway.admin_addr();
     let shutdown = Shutdown::new();
