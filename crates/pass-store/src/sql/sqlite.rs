@@ -13,7 +13,7 @@ mod outbox;
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sea_orm::sqlx::Connection;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
@@ -32,6 +32,8 @@ use crate::contract::Error;
 
 /// The first version without the WAL-reset race, which could lose committed data.
 const VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
+/// Pause before a connection that found the file locked is tried again.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// How to open a store on SQLite.
 #[derive(Clone, Debug)]
@@ -165,6 +167,7 @@ async fn connect(options: &SqliteOptions, role: Role) -> Result<DatabaseConnecti
         .test_before_acquire(false)
         .sqlx_logging(false)
         .record_stmt_in_spans(false);
+    let busy_timeout = options.busy_timeout;
     let options = options.clone();
     connect.map_sqlx_sqlite_opts(move |_| connect_options(&options, role));
     // After some errors (a commit on a full disk, for one) SQLite has rolled back by itself, so the driver's
@@ -183,7 +186,17 @@ async fn connect(options: &SqliteOptions, role: Role) -> Result<DatabaseConnecti
             })
         })
     });
-    Database::connect(connect).await
+    // Turning a new file to WAL does not wait for another process that does the same: SQLite says BUSY at
+    // once, whatever the busy timeout.
+    let began = Instant::now();
+    loop {
+        match Database::connect(connect.clone()).await {
+            Err(error) if error::is_busy(&error) && began.elapsed() < busy_timeout => {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            connected => return connected,
+        }
+    }
 }
 
 fn connect_options(options: &SqliteOptions, role: Role) -> SqliteConnectOptions {

@@ -15,23 +15,15 @@ pub(in crate::sql) fn meaning(error: &DbErr) -> Meaning {
         error: error(text.clone()),
         fatal,
     };
-    let (DbErr::Conn(RuntimeErr::SqlxError(inner))
-    | DbErr::Exec(RuntimeErr::SqlxError(inner))
-    | DbErr::Query(RuntimeErr::SqlxError(inner))) = error
-    else {
+    let Some(inner) = driver(error) else {
         return match error {
             DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => meaning(Error::Unavailable, false),
             _ => meaning(Error::Corrupt, false),
         };
     };
-    match inner.deref() {
+    match inner {
         sqlx::Error::Database(database) => {
-            // Extended codes carry the primary one in their low byte.
-            let code = database
-                .code()
-                .and_then(|code| code.parse::<u32>().ok())
-                .unwrap_or(1);
-            let (error, fatal) = by_code(code & 0xff);
+            let (error, fatal) = by_code(primary_code(&**database));
             meaning(error, fatal)
         }
         sqlx::Error::ColumnDecode { .. }
@@ -42,6 +34,29 @@ pub(in crate::sql) fn meaning(error: &DbErr) -> Meaning {
         | sqlx::Error::RowNotFound => meaning(Error::Corrupt, false),
         _ => meaning(Error::Unavailable, false),
     }
+}
+
+/// True if another connection holds a lock, so that trying again may help.
+pub(super) fn is_busy(error: &DbErr) -> bool {
+    match driver(error) {
+        Some(sqlx::Error::Database(database)) => primary_code(&**database) == 5,
+        Some(_) | None => false,
+    }
+}
+
+fn driver(error: &DbErr) -> Option<&sqlx::Error> {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(inner))
+        | DbErr::Exec(RuntimeErr::SqlxError(inner))
+        | DbErr::Query(RuntimeErr::SqlxError(inner)) => Some(inner.deref()),
+        _ => None,
+    }
+}
+
+/// Extended codes carry the primary one in their low byte.
+fn primary_code(error: &dyn sqlx::error::DatabaseError) -> u32 {
+    let code = error.code().and_then(|code| code.parse::<u32>().ok());
+    code.unwrap_or(1) & 0xff
 }
 
 /// By primary result code, see <https://www.sqlite.org/rescode.html>.
