@@ -19,6 +19,7 @@ use sea_orm_migration::{
 mod m20260101_000001_create_log;
 mod m20260201_000001_spool_epoch;
 mod m20260201_000003_spool_delivery;
+mod m20260301_000001_pass_organization;
 
 /// All migrations, in order.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,6 +32,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20260101_000001_create_log::Migration),
             Box::new(m20260201_000001_spool_epoch::Migration),
             Box::new(m20260201_000003_spool_delivery::Migration),
+            Box::new(m20260301_000001_pass_organization::Migration),
         ]
     }
 
@@ -113,7 +115,7 @@ fn may_follow(last: &str, other: &str) -> bool {
 mod tests {
     use super::*;
 
-    const LAST: &str = "m20260201_000003_spool_delivery";
+    const LAST: &str = "m20260301_000001_pass_organization";
 
     fn model(version: &str) -> seaql_migrations::Model {
         seaql_migrations::Model {
@@ -131,8 +133,8 @@ mod tests {
     #[test]
     fn a_later_migration_is_no_fault_unless_it_needs_one_that_is_not_known() {
         for fine in [
-            "m20260201_000004_add_column",
-            "m20270101_000001_needs_20260201_000003_drop_column",
+            "m20260301_000002_add_column",
+            "m20270101_000001_needs_20260301_000001_drop_column",
             "m20270101_000001_needs_20260201_000001_drop_column",
         ] {
             assert!(may_follow(LAST, fine), "{fine}");
@@ -142,7 +144,7 @@ mod tests {
             assert_eq!(known.len(), names().len(), "{fine}");
         }
         for strange in [
-            "m20270101_000001_needs_20260201_000004_drop_column",
+            "m20270101_000001_needs_20260301_000002_drop_column",
             "m20270101_000001_needs_nonsense",
             "m20260201_000002_of_another_history",
         ] {

@@ -16,31 +16,97 @@ use pass_domain::event::{Event, Position};
 use pass_domain::fold::PassState;
 use pass_domain::ids::{DeliveryId, EventId, PassKey, SourceUid};
 
-/// Which sources a caller may see, and whether personal data. Every read takes one.
+/// What a caller may see: which rows, and whether personal data. Every read takes one.
+///
+/// A row may be seen if its source is listed, or if the organization that it was recorded with is. The
+/// organization of an event or a delivery is the one that its source belonged to then; of a pass, the one that
+/// its source belonged to when it last told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// The sources; `None` is all.
-    pub sources: Option<Arc<[SourceUid]>>,
+    /// Sorted; `None` is all.
+    sources: Option<Arc<[SourceUid]>>,
+    /// Sorted, none empty.
+    organizations: Arc<[String]>,
     /// Whether personal data (names, addresses, positions, raw bodies) may be read.
     pub personal: bool,
 }
 
 impl Scope {
-    /// All sources and personal data.
+    /// All rows, and personal data.
     #[must_use]
     pub fn everything() -> Self {
         Self {
             sources: None,
+            organizations: Arc::default(),
             personal: true,
         }
     }
 
-    /// True if the source may be seen.
+    /// Rows of these sources and of these organizations, without personal data. An empty organization is no
+    /// organization: rows without one are seen by their source alone.
     #[must_use]
-    pub fn allows(&self, source: &SourceUid) -> bool {
+    pub fn limited(
+        sources: impl IntoIterator<Item = SourceUid>,
+        organizations: impl IntoIterator<Item = String>,
+    ) -> Self {
+        let mut sources: Vec<SourceUid> = sources.into_iter().collect();
+        sources.sort_unstable();
+        sources.dedup();
+        let mut organizations: Vec<String> = organizations
+            .into_iter()
+            .filter(|organization| !organization.is_empty())
+            .collect();
+        organizations.sort_unstable();
+        organizations.dedup();
+        Self {
+            sources: Some(sources.into()),
+            organizations: organizations.into(),
+            personal: false,
+        }
+    }
+
+    /// The same rows, with or without personal data.
+    #[must_use]
+    pub fn with_personal(self, personal: bool) -> Self {
+        Self { personal, ..self }
+    }
+
+    /// True if a row of the source and organization may be seen.
+    #[must_use]
+    pub fn allows(&self, source: &SourceUid, organization: &str) -> bool {
+        self.allows_source(source) || self.organizations.iter().any(|one| one == organization)
+    }
+
+    /// True if every row of the source may be seen, whatever its organization.
+    #[must_use]
+    pub fn allows_source(&self, source: &SourceUid) -> bool {
         self.sources
             .as_ref()
-            .is_none_or(|sources| sources.contains(source))
+            .is_none_or(|sources| sources.binary_search(source).is_ok())
+    }
+
+    /// True if some row of the source may be seen, as far as can be told without looking at rows.
+    #[must_use]
+    pub fn may_allow(&self, source: &SourceUid) -> bool {
+        self.allows_source(source) || !self.organizations.is_empty()
+    }
+
+    /// True if every row may be seen.
+    #[must_use]
+    pub fn allows_all(&self) -> bool {
+        self.sources.is_none()
+    }
+
+    /// The sources, sorted; `None` is all.
+    #[must_use]
+    pub fn sources(&self) -> Option<&[SourceUid]> {
+        self.sources.as_deref()
+    }
+
+    /// The organizations, sorted.
+    #[must_use]
+    pub fn organizations(&self) -> &[String] {
+        &self.organizations
     }
 }
 
@@ -454,7 +520,7 @@ pub trait PassStore: Send + Sync + 'static {
     async fn event_find(&self, scope: &Scope, id: EventId) -> Result<Option<Arc<Event>>, Error>;
 
     /// Events of a parent, in log order after `from`, or descending before `from` (0 = from the end); at
-    /// most `rows_max` rows are examined.
+    /// most `rows_max` rows are examined. A pass that is out of scope has none, however many there are.
     async fn events_list(
         &self,
         scope: &Scope,

@@ -8,6 +8,7 @@ pub mod make;
 pub mod plans;
 pub mod quarantine;
 pub mod reads;
+pub mod scopes;
 pub mod spools;
 
 use std::sync::Arc;
@@ -57,6 +58,8 @@ macro_rules! store_suite {
             reads passes_are_paged_in_both_orders;
             reads passes_are_looked_up_by_other_names;
             reads what_is_not_there_is_absent;
+            scopes every_read_gives_what_its_scope_allows_and_nothing_else;
+            scopes a_pass_out_of_scope_has_no_next_page;
         }
     };
     (@ $make:path: $($module:ident $case:ident;)*) => {

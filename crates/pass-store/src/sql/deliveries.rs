@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pass_domain::delivery::{Decoded, Outcome, Undecodable, UndecodableReason};
+use pass_domain::delivery::{Decoded, Delivery, Outcome, Undecodable, UndecodableReason};
 use pass_domain::ids::DeliveryId;
 use sea_orm::sea_query::{ArrayType, Expr};
 use sea_orm::{
@@ -71,6 +71,10 @@ fn found_of(delivery: delivery::Model, stay: Option<quarantine::Model>) -> Resul
     Ok(Found { record, rest })
 }
 
+fn visible(scope: &Scope, delivery: &Delivery) -> bool {
+    scope.allows(&delivery.source, &delivery.organization)
+}
+
 impl SqlStore {
     /// A delivery with its stay in quarantine, without anything personal.
     pub(super) async fn delivery_get(
@@ -98,7 +102,7 @@ impl SqlStore {
     ) -> Result<Option<DeliveryRecord>, Failure> {
         let found = self.delivery_get(self.readers(), id).await?;
         let Some(Found { mut record, .. }) =
-            found.filter(|found| scope.allows(&found.record.delivery.source))
+            found.filter(|found| visible(scope, &found.record.delivery))
         else {
             return Ok(None);
         };
@@ -190,7 +194,7 @@ impl SqlStore {
         for delivery in deliveries {
             let stay = stays.remove(&delivery.number);
             let record = found_of(delivery, stay)?.record;
-            if scope.allows(&record.delivery.source) {
+            if visible(scope, &record.delivery) {
                 rows.push(record);
             }
         }

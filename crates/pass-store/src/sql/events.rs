@@ -178,7 +178,8 @@ impl SqlStore {
             .await?;
         let Some(row) = row else { return Ok(None) };
         let event = Reader::default().event(&row, scope.personal)?;
-        Ok(scope.allows(&event.source).then(|| Arc::new(event)))
+        let allowed = scope.allows(&event.source, &event.organization);
+        Ok(allowed.then(|| Arc::new(event)))
     }
 
     /// See [`crate::PassStore::events_list`].
@@ -198,7 +199,14 @@ impl SqlStore {
         let statements = &self.statements;
         let rows = match parent {
             EventParent::Pass(key) => {
-                if !scope.allows(&key.source) {
+                // Whether the next page exists must not tell that the pass does.
+                let visible = scope.allows_source(&key.source)
+                    || (self
+                        .passes_find_inner(scope, std::slice::from_ref(key))
+                        .await?)
+                        .iter()
+                        .any(Option::is_some);
+                if !visible {
                     return Ok(Page {
                         rows: Vec::new(),
                         next: None,
@@ -244,7 +252,7 @@ fn events(
     let mut events = Vec::with_capacity(rows.len());
     for row in rows {
         let event = reader.event(row, scope.personal)?;
-        if scope.allows(&event.source) && wanted(&event) {
+        if scope.allows(&event.source, &event.organization) && wanted(&event) {
             events.push(Arc::new(event));
         }
     }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use pass_domain::event::Position;
 use pass_domain::ids::{PassKey, SourceUid, VendorId};
+use sea_orm::sea_query::{Expr, SimpleExpr};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QueryResult, QuerySelect,
-    Statement,
+    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QueryResult,
+    QuerySelect, Statement,
 };
 
 use super::entity::pass;
@@ -61,7 +62,7 @@ impl SqlStore {
     ) -> Result<Vec<Option<PassRecord>>, Failure> {
         let names = keys
             .iter()
-            .filter(|key| scope.allows(&key.source))
+            .filter(|key| scope.may_allow(&key.source))
             .map(|key| (key.source.as_str(), key.pass.as_str()));
         let mut found = HashMap::new();
         for row in self
@@ -70,7 +71,9 @@ impl SqlStore {
             .await?
         {
             let record = record_from(&row, 0)?;
-            found.insert(record.key.clone(), record);
+            if visible(scope, &record) {
+                found.insert(record.key.clone(), record);
+            }
         }
         Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
     }
@@ -86,8 +89,7 @@ impl SqlStore {
         rows_max: u32,
     ) -> Result<Page<PassRecord>, Failure> {
         let wanted = |record: &PassRecord| {
-            scope.allows(&record.key.source)
-                && source.is_none_or(|source| record.key.source == *source)
+            visible(scope, record) && source.is_none_or(|source| record.key.source == *source)
         };
         match order {
             PassOrder::FirstSeen => {
@@ -132,8 +134,8 @@ impl SqlStore {
         }
     }
 
-    /// See [`crate::PassStore::passes_lookup`]. Source by source if they are told, in the order of the index, so
-    /// no more rows are examined than are given.
+    /// See [`crate::PassStore::passes_lookup`]. Source by source and organization by organization, each in the
+    /// order of an index, so that each examines no more rows than it gives.
     pub(super) async fn passes_lookup_inner(
         &self,
         scope: &Scope,
@@ -145,34 +147,59 @@ impl SqlStore {
             LookupKey::SerialNumber(name) => (pass::Column::SerialNumber, name),
             LookupKey::ExternalId(name) => (pass::Column::ExternalId, name),
         };
-        let mut sources: Vec<Option<&SourceUid>> = match (source, &scope.sources) {
-            (Some(source), _) if scope.allows(source) => vec![Some(source)],
-            (Some(_), _) => Vec::new(),
-            (None, Some(sources)) => sources.iter().map(Some).collect(),
-            (None, None) => vec![None],
-        };
-        sources.sort_unstable();
-        sources.dedup();
-        let mut records = Vec::new();
-        for source in sources {
-            let left = bounded(rows_max) - records.len() as u64;
-            if left == 0 {
-                break;
-            }
-            let mut query = pass::Entity::find().filter(column.eq(name.as_bytes().to_vec()));
-            if let Some(source) = source {
-                query = query.filter(pass::Column::Source.eq(source.as_str()));
-            }
-            let models = query
+        let named = || {
+            pass::Entity::find()
+                .filter(column.eq(name.as_bytes().to_vec()))
                 .order_by_asc(pass::Column::Source)
                 .order_by_asc(pass::Column::Number)
-                .limit(left)
-                .all(self.readers())
-                .await?;
+        };
+        let of_source =
+            |source: &SourceUid| named().filter(pass::Column::Source.eq(source.as_str()));
+        let organizations = scope.organizations().iter();
+        let queries: Vec<_> = match (source, scope.sources()) {
+            (None, None) => vec![named()],
+            (Some(source), _) if scope.allows_source(source) => vec![of_source(source)],
+            (Some(source), _) => organizations
+                .map(|organization| of_source(source).filter(self.of_organization(organization)))
+                .collect(),
+            (None, Some(sources)) => (sources.iter().map(of_source))
+                .chain(organizations.map(|one| named().filter(self.of_organization(one))))
+                .collect(),
+        };
+        let records_max = usize::try_from(bounded(rows_max)).unwrap_or(usize::MAX);
+        let in_order = scope.organizations().is_empty();
+        let mut records = Vec::new();
+        for query in queries {
+            if in_order && records.len() >= records_max {
+                break;
+            }
+            let models = query.limit(bounded(rows_max)).all(self.readers()).await?;
             for model in models {
                 records.push(record_of(model)?);
             }
         }
+        // Each query gave its first rows, so the first of all are among them.
+        records.sort_unstable_by(|one: &PassRecord, other| {
+            (&one.key.source, one.number).cmp(&(&other.key.source, other.number))
+        });
+        records.dedup_by_key(|record| record.number);
+        records.truncate(records_max);
         Ok(records)
     }
+
+    /// The condition of the indexes of other names by organization, in their words.
+    fn of_organization(&self, organization: &str) -> SimpleExpr {
+        if self.backend() == DbBackend::Postgres {
+            Expr::cust_with_values(
+                "organization <> '' AND organization COLLATE \"C\" = $1",
+                [organization],
+            )
+        } else {
+            Expr::cust_with_values("organization <> '' AND organization = ?", [organization])
+        }
+    }
+}
+
+fn visible(scope: &Scope, record: &PassRecord) -> bool {
+    scope.allows(&record.key.source, &record.organization)
 }

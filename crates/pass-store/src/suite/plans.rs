@@ -398,6 +398,29 @@ pub async fn calls(
         "LookupPasses by external id that many share",
         store.passes_lookup(&everything, None, &shared, PAGE)
     );
+    // The organization of all passes, and one that has none of those that share the id.
+    let ours = Scope::limited([], ["acme".to_owned()]);
+    let theirs = Scope::limited([source("beta")], ["nobody".to_owned()]);
+    call!(
+        "LookupPasses by serial number, one organization",
+        store.passes_lookup(&ours, None, &serial, PAGE)
+    );
+    call!(
+        "LookupPasses by external id that many share, one organization",
+        store.passes_lookup(&ours, None, &shared, PAGE)
+    );
+    call!(
+        "LookupPasses by external id that many of others share",
+        store.passes_lookup(&theirs, None, &shared, PAGE)
+    );
+    call!(
+        "LookupPasses by external id that many of others share, one source",
+        store.passes_lookup(&theirs, Some(&acme), &shared, PAGE)
+    );
+    call!(
+        "ListEvents of a pass of others",
+        store.events_list(&theirs, &busy, false, 0, PAGE)
+    );
     call!(
         "GetDelivery",
         store.delivery_find(&everything, newest, true)

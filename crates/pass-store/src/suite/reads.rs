@@ -97,10 +97,7 @@ pub async fn events_are_paged_both_ways(store: Arc<dyn PassStore>) {
 pub async fn a_scope_hides_other_sources_and_personal_data(store: Arc<dyn PassStore>) {
     filled(&store).await;
     let everything = Scope::everything();
-    let scope = Scope {
-        sources: Some(Arc::from([source("zeta")])),
-        personal: false,
-    };
+    let scope = Scope::limited([source("zeta")], []);
     let page = store
         .events_after(&scope, Position(0), 3)
         .await
@@ -114,10 +111,7 @@ pub async fn a_scope_hides_other_sources_and_personal_data(store: Arc<dyn PassSt
     );
     assert_eq!(page.next, Some(3), "rows out of scope were examined");
     assert!(page.rows[0].personal.is_none());
-    let nobody = Scope {
-        sources: Some(Arc::from([])),
-        personal: true,
-    };
+    let nobody = Scope::limited([], []).with_personal(true);
     let page = store
         .events_after(&nobody, Position(0), 5)
         .await
@@ -313,10 +307,7 @@ pub async fn passes_are_looked_up_by_other_names(store: Arc<dyn PassStore>) {
 pub async fn what_is_not_there_is_absent(store: Arc<dyn PassStore>) {
     let scope = Scope::everything();
     assert_eq!(store.passes_find(&scope, &[]).await.expect("read"), []);
-    let nobody = Scope {
-        sources: Some(Arc::default()),
-        personal: true,
-    };
+    let nobody = Scope::limited([], []).with_personal(true);
     let serial = LookupKey::SerialNumber("serial-1".to_owned());
     let found = store.passes_lookup(&nobody, None, &serial, 10).await;
     assert_eq!(found.expect("read"), []);

@@ -474,7 +474,7 @@ impl Run<'_> {
             if wish.stop_at_head && event.position > self.this.head.position {
                 break;
             }
-            let wanted = wish.scope.allows(&event.source)
+            let wanted = wish.scope.allows(&event.source, &event.organization)
                 && (wish.filter.is_empty() || wish.filter.matches(&EventRecord::new(&event)));
             let place = Cursor::of(self.epoch, event.position, &event.fact.id);
             if wanted {
