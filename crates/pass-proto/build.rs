@@ -17,17 +17,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     files.sort();
     println!("cargo:rerun-if-changed=../../proto");
-    let descriptors = protox::compile(&files, [root])?;
+    let mut compiler = protox::Compiler::new([root])?;
+    compiler.include_imports(true).include_source_info(true);
+    compiler.open_files(&files)?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
-    std::fs::write(out.join("passline.bin"), prost_encode(&descriptors))?;
+    // As the compiler encodes it: prost's types would lose our own options.
+    let encoded = compiler.encode_file_descriptor_set();
+    std::fs::write(out.join("passline.bin"), encoded)?;
     tonic_prost_build::configure()
         .bytes(".passline.v1.IngestDelivery.body")
         .bytes(".passline.v1.Delivery.body")
         .btree_map(".")
-        .compile_fds(descriptors)?;
+        .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
-}
-
-fn prost_encode(descriptors: &prost_types::FileDescriptorSet) -> Vec<u8> {
-    prost::Message::encode_to_vec(descriptors)
 }

@@ -1,9 +1,10 @@
 //! The wire: generated messages and services, and the only places where wire types and domain types meet.
 //!
 //! [`convert`] turns one into the other and checks what comes in; [`status`] turns errors into gRPC
-//! statuses with machine-readable reasons. This crate knows nothing of stores, spools or vendors.
+//! statuses with machine-readable reasons; [`access`] says which scope each method requires. This crate knows nothing of stores, spools or vendors.
 //! Start reading at [`convert`].
 
+pub mod access;
 pub mod convert;
 pub mod status;
 

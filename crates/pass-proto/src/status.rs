@@ -73,6 +73,25 @@ impl Fault {
         Self::new(Reason::NotFound, format!("{resource} was not found")).with("resource", resource)
     }
 
+    /// The credential is missing or not valid: one text, whatever is wrong with it.
+    #[must_use]
+    pub fn unauthenticated() -> Self {
+        Self::new(
+            Reason::Unauthenticated,
+            "a valid credential is required: a bearer token, or a client certificate",
+        )
+    }
+
+    /// The caller lacks a scope, by the name that configuration gives it.
+    #[must_use]
+    pub fn scope_missing(scope: &str) -> Self {
+        Self::new(
+            Reason::PermissionDenied,
+            format!("the caller lacks the scope {scope}"),
+        )
+        .with("scope", scope)
+    }
+
     /// Names the field that the fault is in, besides a reason of its own.
     #[must_use]
     pub fn in_field(mut self, field: impl Into<String>) -> Self {
@@ -130,6 +149,8 @@ pub fn code(reason: Reason) -> Code {
         | Reason::NoGateway => Code::Unavailable,
         Reason::TooManySubscribers | Reason::Overloaded => Code::ResourceExhausted,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
+        Reason::Unauthenticated => Code::Unauthenticated,
+        Reason::PermissionDenied => Code::PermissionDenied,
         Reason::Unspecified | Reason::Internal => Code::Internal,
     }
 }
@@ -234,5 +255,7 @@ REPLAY_CONFLICT FailedPrecondition
 DEADLINE_EXCEEDED DeadlineExceeded
 INTERNAL Internal
 OVERLOADED ResourceExhausted retry
+UNAUTHENTICATED Unauthenticated
+PERMISSION_DENIED PermissionDenied
 ";
 }

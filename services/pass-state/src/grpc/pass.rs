@@ -334,6 +334,7 @@ impl PassApi {
                 .collect(),
             database: info.database.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            insecure: Vec::new(),
         })
     }
 }
