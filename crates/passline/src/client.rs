@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pass_proto::v1::pass_service_client::PassServiceClient;
 use pass_proto::v1::{ListEventsRequest, PassEvent};
-use service_kit::grpc::{Channel, ChannelConfig, channel};
+use service_kit::grpc::{Channel, ChannelConfig, Credentials, channel};
 
 use crate::Failure;
 
@@ -23,7 +23,7 @@ pub(crate) fn connect(server: &str) -> Result<Channel, Failure> {
         endpoint: server.into(),
         ..ChannelConfig::default()
     };
-    channel(&config).map_err(|error| Failure::Usage(error.to_string()))
+    channel(&config, &Credentials::default()).map_err(|error| Failure::Usage(error.to_string()))
 }
 
 /// A client of the pass service.

@@ -63,6 +63,10 @@ impl Services {
             pass_state,
         } = both;
         let clock = Arc::new(SystemClock);
+        let scheme = match pass_state.grpc.tls {
+            Some(_) => "https",
+            None => "http",
+        };
         // Boxed, since what they hold until everything is open is large.
         let pass_state = Box::pin(PassState::build(
             pass_state,
@@ -75,7 +79,7 @@ impl Services {
         .await
         .map_err(|error| Failure::Failed(format!("pass_state.{}", chain(&error))))?;
         let grpc = reachable(pass_state.grpc_addr());
-        gateway.pass_state.endpoint = format!("http://{grpc}").into();
+        gateway.pass_state.endpoint = format!("{scheme}://{grpc}").into();
         let gateway = Box::pin(Gateway::build(
             gateway,
             webhook_gateway::Dependencies {

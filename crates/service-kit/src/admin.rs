@@ -19,6 +19,10 @@ use crate::config::{Duration, Faults, Validate};
 use crate::listener::HttpLimits;
 use crate::shutdown::Shutdown;
 
+mod local;
+
+pub use local::{ask, healthcheck};
+
 /// Longest reason that is kept, in bytes.
 const REASON_BYTES_MAX: usize = 256;
 

@@ -32,9 +32,10 @@ mod channel;
 mod listener;
 
 pub use channel::{
-    Channel, ChannelConfig, EndpointError, Endpoints, Resolve, SystemResolver, channel,
+    Channel, ChannelConfig, Credentials, EndpointError, Endpoints, Resolve, SystemResolver,
+    TokenSource, channel,
 };
-pub use listener::{Connection, GrpcListener};
+pub use listener::{Connection, GrpcListener, Peer};
 
 /// Limits of a gRPC server. Every key has a default and a ceiling.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -18,6 +18,7 @@ pub mod listener;
 pub mod reload;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 
 mod accept;
 

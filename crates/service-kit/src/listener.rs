@@ -3,7 +3,8 @@
 //! | what | bound | what happens at it |
 //! |---|---|---|
 //! | connections | `connections_max` | no further accept; callers wait in the kernel's backlog |
-//! | a request head | `header_read_timeout` from its first byte (from the accept for the first) | closed |
+//! | a TLS handshake | its `handshake_timeout` | closed |
+//! | a request head | `header_read_timeout` from its first byte (from the accept or handshake for the first) | closed |
 //! | an idle connection | `keep_alive_idle` | closed |
 //! | age | `connection_age_max`, then `connection_grace` | `Connection: close` after the current request, then cut |
 //! | head size | `header_bytes_max`, `header_count_max` | 431 and closed |
@@ -38,6 +39,7 @@ use tower::Service;
 use crate::accept;
 use crate::config::{ByteSize, Duration, Faults, Validate};
 use crate::shutdown::Shutdown;
+use crate::tls::TlsServer;
 
 mod body;
 mod connection;
@@ -140,6 +142,7 @@ pub struct HttpListener {
     listener: TcpListener,
     local_addr: SocketAddr,
     limits: HttpLimits,
+    tls: Option<TlsServer>,
 }
 
 impl HttpListener {
@@ -154,7 +157,16 @@ impl HttpListener {
             listener,
             local_addr,
             limits,
+            tls: None,
         })
+    }
+
+    /// Speaks TLS, if there is any. Handshakes run side by side, each in the place
+    /// of its connection.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Option<TlsServer>) -> Self {
+        self.tls = tls;
+        self
     }
 
     /// Returns the bound address.
@@ -176,7 +188,10 @@ impl HttpListener {
         S::Future: Send,
     {
         let Self {
-            listener, limits, ..
+            listener,
+            limits,
+            tls,
+            ..
         } = self;
         // A connection holds a permit as long as its task lives, so all
         // permits free means all tasks are over.
@@ -184,7 +199,7 @@ impl HttpListener {
         let all = u32::try_from(limits.connections_max).unwrap_or(u32::MAX);
         let cut = CancellationToken::new();
         let _cut_on_drop = cut.clone().drop_guard();
-        let connections = connection::Settings::new(&limits);
+        let connections = connection::Settings::new(&limits, tls);
 
         let accepting = async {
             loop {

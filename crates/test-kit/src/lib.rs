@@ -1,12 +1,13 @@
 //! What the test suites of several crates share: waiting for a condition, ports that stay ours, real servers
 //! that a test may stop and kill ([`TestPostgres`], [`TestNats`]), a network that fails on request
-//! ([`ChaosProxy`]), and the outside programs that tests use.
+//! ([`ChaosProxy`]), certificates ([`pki`]), and the outside programs that tests use.
 //!
 //! It knows nothing of passes, spools or services, and is a dependency of tests only. Start reading at
 //! [`wait_for`].
 
 mod home;
 mod nats;
+pub mod pki;
 mod ports;
 mod postgres;
 mod process;

@@ -9,6 +9,7 @@ use service_kit::config::{ByteSize, Duration, Faults, Validate};
 use service_kit::grpc::GrpcLimits;
 use service_kit::reload::ReloadConfig;
 use service_kit::telemetry::TelemetryConfig;
+use service_kit::tls::TlsServerConfig;
 
 mod store;
 
@@ -69,8 +70,15 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GrpcConfig {
-    /// Address and port. Default 127.0.0.1:50051; plaintext, so keep it on loopback or a private network.
+    /// Address and port. Default 127.0.0.1:50051.
     pub listen: SocketAddr,
+    /// TLS; absent: plaintext, so keep it on loopback or a private network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsServerConfig>,
+    /// Where health alone is served, in plaintext: for probes that know no TLS. It knows the services `liveness`
+    /// (serving as long as the process works) and `readiness`, also as the empty name. Default nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_listen: Option<SocketAddr>,
     /// Whether clients may ask for the protos (reflection v1 and v1alpha). Default true.
     pub reflection: bool,
     /// Encoded bytes of one answer, 1 MiB to 64 MiB. Default 4 MiB, the most that clients take by default.
@@ -83,6 +91,8 @@ impl Default for GrpcConfig {
     fn default() -> Self {
         Self {
             listen: ([127, 0, 0, 1], 50051).into(),
+            tls: None,
+            health_listen: None,
             reflection: true,
             answer_bytes_max: ByteSize::from_mib(4),
             limits: GrpcLimits::default(),
@@ -92,6 +102,9 @@ impl Default for GrpcConfig {
 
 impl Validate for GrpcConfig {
     fn validate(&self, faults: &mut Faults) {
+        if let Some(tls) = &self.tls {
+            faults.part("tls", tls);
+        }
         faults.in_range(
             "answer_bytes_max",
             self.answer_bytes_max,
@@ -107,12 +120,24 @@ impl Validate for GrpcConfig {
 pub struct AdminConfig {
     /// Address and port. Default 127.0.0.1:8082.
     pub listen: SocketAddr,
+    /// TLS; absent: plaintext.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsServerConfig>,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
         Self {
             listen: ([127, 0, 0, 1], 8082).into(),
+            tls: None,
+        }
+    }
+}
+
+impl Validate for AdminConfig {
+    fn validate(&self, faults: &mut Faults) {
+        if let Some(tls) = &self.tls {
+            faults.part("tls", tls);
         }
     }
 }
@@ -364,6 +389,7 @@ impl Validate for Config {
             Duration::default()..=Duration::from_secs(60),
         );
         faults.part("grpc", &self.grpc);
+        faults.part("admin", &self.admin);
         faults.part("store", &self.store);
         faults.part("ingest", &self.ingest);
         let deadline = self.grpc.limits.request_timeout;
@@ -429,6 +455,37 @@ mod tests {
         for absent in ["# path =", "# url =", "# otlp_endpoint ="] {
             assert!(EXAMPLE.contains(absent), "{absent} has no default value");
         }
+    }
+
+    /// The keys of TLS have no defaults, since they name files.
+    #[test]
+    fn the_keys_of_tls_in_the_example_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = test_kit::pki::TestCa::new("ca").unwrap();
+        let own = ca.issue(&["a.test"]).unwrap();
+        for name in ["grpc", "admin"] {
+            own.write(dir.path(), name).unwrap();
+        }
+        test_kit::pki::replace(&dir.path().join("clients-ca.crt"), &ca.pem()).unwrap();
+        let file = dir.path().join("pass-state.toml");
+        let text = EXAMPLE
+            .replace("#+ ", "")
+            .replace("/etc/passline/tls", dir.path().to_str().unwrap());
+        std::fs::write(&file, text).unwrap();
+        let sources = Sources {
+            file: Some(file),
+            env_prefix: ENV_PREFIX,
+            ..Sources::default()
+        };
+        let config: Config = load(&sources).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(
+            config.grpc.tls.unwrap().client_auth,
+            config.admin.tls.unwrap().client_auth
+        );
+        assert_eq!(config.grpc.health_listen.unwrap().port(), 50052);
+        std::fs::remove_file(dir.path().join("grpc.key")).unwrap();
+        let faults = load::<Config>(&sources).unwrap_err().to_string();
+        assert!(faults.starts_with("grpc.tls.key_file (file "), "{faults}");
     }
 
     #[test]

@@ -1,11 +1,9 @@
 //! pass-state's process: reads its configuration, serves until a signal, and says by its exit code how it
 //! went (0 in order, 1 failed, 64 started wrongly).
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -14,9 +12,7 @@ use pass_state::{Config, Dependencies, MaintenanceError, PassState};
 use service_kit::clock::SystemClock;
 use service_kit::config::{self, Sources, process_env};
 use service_kit::shutdown::{Shutdown, Signals};
-use service_kit::{EXIT_USAGE, telemetry};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use service_kit::{EXIT_USAGE, admin, telemetry};
 
 /// Keeps the log of wallet-pass events and serves it over gRPC.
 #[derive(Parser)]
@@ -87,9 +83,14 @@ async fn main() -> ExitCode {
         }
     };
     let result = match arguments.command {
-        Command::Serve => serve(config, arguments.data_dir).await,
+        // Boxed, since what it holds until everything is open is large.
+        Command::Serve => Box::pin(serve(config, arguments.data_dir)).await,
         Command::CheckConfig => Ok(()),
-        Command::Healthcheck => healthcheck(config.admin.listen).await,
+        Command::Healthcheck => {
+            let admin = &config.admin;
+            let asked = admin::healthcheck(admin.listen, admin.tls.as_ref()).await;
+            asked.map_err(Into::into)
+        }
         Command::Migrate => PassState::migrate(&config, &arguments.data_dir)
             .await
             .map_err(Into::into),
@@ -141,27 +142,4 @@ async fn serve(config: Config, data_dir: PathBuf) -> anyhow::Result<()> {
     };
     telemetry.shutdown().await;
     result
-}
-
-async fn healthcheck(admin: SocketAddr) -> anyhow::Result<()> {
-    let asking = async {
-        let mut stream = TcpStream::connect(admin).await?;
-        stream
-            .write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-            .await?;
-        let mut answer = String::new();
-        stream.take(64 << 10).read_to_string(&mut answer).await?;
-        anyhow::Ok(answer)
-    };
-    let answer = tokio::time::timeout(Duration::from_secs(5), asking)
-        .await
-        .context("no answer within 5 s")??;
-    anyhow::ensure!(
-        answer.starts_with("HTTP/1.1 200"),
-        "not ready: {}",
-        answer
-            .split_once("\r\n\r\n")
-            .map_or(answer.as_str(), |(_, body)| body)
-    );
-    Ok(())
 }

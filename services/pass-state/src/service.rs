@@ -9,10 +9,12 @@ use std::time::Duration;
 use pass_store::{self as store, PassStore};
 use service_kit::admin::{self, Readiness};
 use service_kit::clock::Clock;
+use service_kit::config::Faults;
 use service_kit::grpc::{self, GrpcLimits, GrpcListener};
 use service_kit::listener::HttpListener;
 use service_kit::reload::Reloads;
 use service_kit::shutdown::{Phase, Shutdown};
+use service_kit::tls::{self, Protocol, TlsServer};
 use tokio::sync::watch;
 use tonic_health::server::HealthReporter;
 
@@ -20,9 +22,11 @@ use crate::config::{Config, SERVICE_NAME};
 use crate::health::StoreHealth;
 use crate::tasks::Tasks;
 
+mod probes;
 mod routes;
 pub(crate) mod start;
 
+use probes::Probes;
 use routes::{Gate, SERVICES};
 use start::{Engine, Opened, Opener, Source};
 
@@ -55,6 +59,9 @@ pub enum BuildError {
         /// Why.
         source: store::Error,
     },
+    /// A certificate or key can't be used.
+    #[error("{0}")]
+    Tls(Faults),
     /// An address can't be bound.
     #[error("{key} can't be bound to {addr}; choose another address or stop what uses it")]
     Bind {
@@ -96,7 +103,9 @@ pub struct PassState {
     source: Source,
     grpc: GrpcListener,
     admin: HttpListener,
+    probes: Option<Probes>,
     reloads: Reloads,
+    certificates: Vec<(&'static str, TlsServer)>,
 }
 
 impl std::fmt::Debug for PassState {
@@ -115,23 +124,39 @@ impl PassState {
     /// # Errors
     /// If an address is taken, or the store is unfit or, with SQLite, busy.
     pub async fn build(config: Config, dependencies: Dependencies) -> Result<Self, BuildError> {
-        let reloads = Reloads::new(&config.reload);
+        let mut reloads = Reloads::new(&config.reload);
+        let grpc_tls = tls::server("grpc.tls", config.grpc.tls.as_ref(), Protocol::Grpc);
+        let grpc_tls = grpc_tls.map_err(BuildError::Tls)?;
+        let admin_tls = tls::server("admin.tls", config.admin.tls.as_ref(), Protocol::Http);
+        let admin_tls = admin_tls.map_err(BuildError::Tls)?;
+        let mut certificates = Vec::new();
+        for (name, key, tls) in [
+            ("grpc", "grpc.tls", &grpc_tls),
+            ("admin", "admin.tls", &admin_tls),
+        ] {
+            if let Some(tls) = tls {
+                reloads.register(key, tls.clone());
+                certificates.push((name, tls.clone()));
+            }
+        }
+        let bound = |key, addr| move |source| BuildError::Bind { key, addr, source };
         let addr = config.grpc.listen;
         let grpc = GrpcListener::bind(addr, connection_limits(&config))
             .await
-            .map_err(|source| BuildError::Bind {
-                key: "grpc.listen",
-                addr,
-                source,
-            })?;
+            .map_err(bound("grpc.listen", addr))?
+            .with_tls(grpc_tls);
         let addr = config.admin.listen;
         let admin = HttpListener::bind(addr, admin::limits())
             .await
-            .map_err(|source| BuildError::Bind {
-                key: "admin.listen",
-                addr,
-                source,
-            })?;
+            .map_err(bound("admin.listen", addr))?
+            .with_tls(admin_tls);
+        let probes = match config.grpc.health_listen {
+            Some(addr) => {
+                let probes = Probes::bind(addr).await;
+                Some(probes.map_err(bound("grpc.health_listen", addr))?)
+            }
+            None => None,
+        };
         let source = match dependencies.store {
             Some(store) => Source::Open(Opened {
                 store,
@@ -158,7 +183,9 @@ impl PassState {
             source,
             grpc,
             admin,
+            probes,
             reloads,
+            certificates,
         })
     }
 
@@ -172,6 +199,18 @@ impl PassState {
     #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin.local_addr()
+    }
+
+    /// Where health alone is served, if anywhere.
+    #[must_use]
+    pub fn health_addr(&self) -> Option<SocketAddr> {
+        self.probes.as_ref().map(Probes::local_addr)
+    }
+
+    /// The TLS of the listeners that have it, by name; clones tell at any time when the certificates expire.
+    #[must_use]
+    pub fn certificates(&self) -> &[(&'static str, TlsServer)] {
+        &self.certificates
     }
 
     /// Serves until `shutdown` stops, then finishes what was accepted. Returns when no task of it runs any
@@ -202,6 +241,7 @@ impl PassState {
         let admin = admin::router(readiness.clone(), version);
         let administering = tokio::spawn(self.admin.serve(admin, shutdown.clone()));
         let reloading = tokio::spawn(self.reloads.run(shutdown.clone()));
+        let probing = self.probes.map(|probes| probes.start(readiness.clone()));
 
         let mut queueing = matches!(self.source, Source::Open(_));
         let mut queued = Box::pin(tokio::time::sleep(QUEUE_TIME));
@@ -278,6 +318,9 @@ impl PassState {
         result = result.and(ended.map_err(|_| RunError::Task("reload")));
         if let Some(engine) = engine {
             engine.store.close().await;
+        }
+        if let Some(probing) = probing {
+            probing.end().await;
         }
         tracing::info!("pass-state has ended");
         result

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use pass_sources::SourceConfig;
 use serde::{Deserialize, Deserializer};
 use service_kit::config::{self, ByteSize, Duration, Faults, Origin, Validate};
-use service_kit::grpc::ChannelConfig;
+use service_kit::grpc::{ChannelConfig, Credentials};
 use service_kit::listener::HttpLimits;
 use service_kit::reload::ReloadConfig;
 use service_kit::telemetry::TelemetryConfig;
+use service_kit::tls::TlsServerConfig;
 
 use crate::backend;
 use crate::sources::Sources;
@@ -87,6 +88,8 @@ impl Config {
             .retain(|(name, _)| name.starts_with(&overrides));
         let config: Self = config::load(&keys_only)?;
         let origin = from.file.clone().map_or(Origin::Default, Origin::File);
+        Credentials::load("pass_state", &config.pass_state, &from.env)
+            .map_err(|faults| faults.with_origin(&origin))?;
         Sources::build(&config.sources, &config.ack, &from.env, &origin)?;
         if config.spool.backend == SpoolBackend::Jetstream {
             backend::login(&config.spool.jetstream, &from.env, &origin)?;
@@ -182,6 +185,7 @@ impl Validate for Config {
             Duration::default()..=Duration::from_secs(60),
         );
         faults.part("http", &self.http);
+        faults.part("admin", &self.admin);
         faults.part("pass_state", &self.pass_state);
         faults.part("forward", &self.forward);
         faults.part("ack", &self.ack);
@@ -234,8 +238,10 @@ impl Validate for Config {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Http {
-    /// Address and port. Default 127.0.0.1:8080. Plaintext: put TLS in front before leaving loopback.
+    /// Address and port. Default 127.0.0.1:8080.
     pub listen: SocketAddr,
+    /// TLS; absent: plaintext, which beyond loopback needs something in front that ends TLS.
+    pub tls: Option<TlsServerConfig>,
     /// The largest body, 1 KiB to 1 MiB. Default 256 KiB; over it 413.
     pub body_bytes_max: ByteSize,
     /// Requests being handled at once, 1 to 65,536. Default 1,024; over it 503.
@@ -250,6 +256,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: ([127, 0, 0, 1], 8080).into(),
+            tls: None,
             body_bytes_max: ByteSize::from_kib(256),
             requests_in_flight_max: 1024,
             bytes_in_flight_max: ByteSize::from_mib(64),
@@ -260,6 +267,9 @@ impl Default for Http {
 
 impl Validate for Http {
     fn validate(&self, faults: &mut Faults) {
+        if let Some(tls) = &self.tls {
+            faults.part("tls", tls);
+        }
         faults.in_range(
             "body_bytes_max",
             self.body_bytes_max,
@@ -285,12 +295,23 @@ impl Validate for Http {
 pub struct Admin {
     /// Address and port. Default 127.0.0.1:8081; keep it away from vendors.
     pub listen: SocketAddr,
+    /// TLS; absent: plaintext.
+    pub tls: Option<TlsServerConfig>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
         Self {
             listen: ([127, 0, 0, 1], 8081).into(),
+            tls: None,
+        }
+    }
+}
+
+impl Validate for Admin {
+    fn validate(&self, faults: &mut Faults) {
+        if let Some(tls) = &self.tls {
+            faults.part("tls", tls);
         }
     }
 }

@@ -10,11 +10,12 @@ use pass_spool::{JetStreamOpenError, OpenError, Spool, SpoolHealth, SpoolId, Spo
 use service_kit::admin::{Check, Readiness, State};
 use service_kit::clock::Clock;
 use service_kit::config::{Faults, Origin};
-use service_kit::grpc;
+use service_kit::grpc::{self, Credentials};
 use service_kit::listener::HttpListener;
-use service_kit::reload::{ReloadStatus, Reloads};
+use service_kit::reload::{Reload as _, ReloadStatus, Reloads};
 use service_kit::shutdown::Shutdown;
 use service_kit::telemetry;
+use service_kit::tls::{self, Protocol, TlsServer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +73,9 @@ pub enum BuildError {
         /// What the system said.
         source: io::Error,
     },
+    /// A certificate, key or token can't be used.
+    #[error("{0}")]
+    Tls(Faults),
     /// pass-state's endpoint is not one.
     #[error("pass_state.endpoint")]
     Endpoint(#[from] grpc::EndpointError),
@@ -116,21 +120,42 @@ impl Gateway {
         } = dependencies;
         let sources = Sources::build(&config.sources, &config.ack, &env, &Origin::Default)
             .map_err(BuildError::Sources)?;
-        let reloads = Reloads::new(&config.reload);
-        let channel = grpc::channel(&config.pass_state)?;
+        let mut reloads = Reloads::new(&config.reload);
+        let http_tls = tls::server("http.tls", config.http.tls.as_ref(), Protocol::Http);
+        let http_tls = http_tls.map_err(BuildError::Tls)?;
+        let admin_tls = tls::server("admin.tls", config.admin.tls.as_ref(), Protocol::Http);
+        let admin_tls = admin_tls.map_err(BuildError::Tls)?;
+        let mut certificates = Vec::new();
+        for (name, key, tls) in [
+            ("http", "http.tls", &http_tls),
+            ("admin", "admin.tls", &admin_tls),
+        ] {
+            if let Some(tls) = tls {
+                reloads.register(key, tls.clone());
+                certificates.push((name, tls.clone()));
+            }
+        }
+        let credentials =
+            Credentials::load("pass_state", &config.pass_state, &env).map_err(BuildError::Tls)?;
+        if !credentials.files().is_empty() {
+            reloads.register("pass_state", credentials.clone());
+        }
+        let channel = grpc::channel(&config.pass_state, &credentials)?;
         let spool = backend::open(&config, &env, &data_dir, &clock).await?;
         let http = bind(
             "http.listen",
             config.http.listen,
             config.http.limits.clone(),
         )
-        .await?;
+        .await?
+        .with_tls(http_tls);
         let admin = bind(
             "admin.listen",
             config.admin.listen,
             service_kit::admin::limits(),
         )
-        .await?;
+        .await?
+        .with_tls(admin_tls);
         let sources = Arc::new(sources);
         let forward = watch::Sender::new(ForwardStatus::default());
         let observer = Arc::new(Observer {
@@ -139,6 +164,7 @@ impl Gateway {
             spool_backend: config.spool.backend,
             forward: forward.subscribe(),
             reload: reloads.status(),
+            certificates,
         });
         Ok(Self {
             config,
@@ -192,6 +218,9 @@ impl Gateway {
             reloads,
         } = self;
         warn(&sources);
+        if config.http.tls.is_none() && !http.local_addr().ip().is_loopback() {
+            tracing::warn!(http = %http.local_addr(), "callbacks are taken in without TLS: something in front must end it");
+        }
         let traced = is_traced();
         let readiness = Readiness::new(shutdown.clone());
         let spool_check = readiness.register("spool");
@@ -335,6 +364,7 @@ pub struct Observer {
     spool_backend: SpoolBackend,
     forward: watch::Receiver<ForwardStatus>,
     reload: Arc<ReloadStatus>,
+    certificates: Vec<(&'static str, TlsServer)>,
 }
 
 impl Observer {
@@ -366,6 +396,13 @@ impl Observer {
     #[must_use]
     pub fn forward(&self) -> ForwardStatus {
         self.forward.borrow().clone()
+    }
+
+    /// When the certificates of the listeners with TLS expire: the listener's name and Unix seconds.
+    pub fn certificates(&self) -> impl Iterator<Item = (&'static str, i64)> {
+        self.certificates
+            .iter()
+            .map(|(listener, tls)| (*listener, tls.expires()))
     }
 
     /// What came of taking in changed files.

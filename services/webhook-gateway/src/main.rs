@@ -1,20 +1,16 @@
 //! The webhook gateway's process: reads its configuration, serves until a signal, and says by its exit code
 //! how it went (0 in order, 1 failed, 64 started wrongly).
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use service_kit::clock::SystemClock;
 use service_kit::config::{Sources, process_env};
 use service_kit::shutdown::{Shutdown, Signals};
-use service_kit::{EXIT_USAGE, telemetry};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use service_kit::{EXIT_USAGE, admin, telemetry};
 use webhook_gateway::config::ENV_PREFIX;
 use webhook_gateway::{Config, Dependencies, Gateway, ImportError, spool_import};
 
@@ -86,7 +82,11 @@ async fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Serve => serve(config, env, arguments.data_dir).await,
         Command::CheckConfig => Ok(()),
-        Command::Healthcheck => healthcheck(config.admin.listen).await,
+        Command::Healthcheck => {
+            let admin = &config.admin;
+            let asked = admin::healthcheck(admin.listen, admin.tls.as_ref()).await;
+            asked.map_err(Into::into)
+        }
         Command::Spool(SpoolCommand::Import { dir }) => {
             import(&config, env, arguments.data_dir, &dir).await
         }
@@ -137,26 +137,5 @@ async fn import(
     };
     let imported = Box::pin(spool_import(config, dependencies, dir)).await?;
     println!("{imported}");
-    Ok(())
-}
-
-async fn healthcheck(admin: SocketAddr) -> anyhow::Result<()> {
-    let asking = async {
-        let mut stream = TcpStream::connect(admin).await?;
-        stream
-            .write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-            .await?;
-        let mut answer = String::new();
-        stream.take(64 << 10).read_to_string(&mut answer).await?;
-        anyhow::Ok(answer)
-    };
-    let answer = tokio::time::timeout(Duration::from_secs(5), asking)
-        .await
-        .context("no answer within 5 s")??;
-    anyhow::ensure!(
-        answer.starts_with("HTTP/1.1 200"),
-        "not ready: {}",
-        answer.rsplit("\r\n").next().unwrap_or_default()
-    );
     Ok(())
 }

@@ -123,9 +123,23 @@ impl Faults {
 
     /// Checks a part; its faults carry `key` in front of their paths.
     pub fn part(&mut self, key: &str, part: &(impl Validate + ?Sized)) {
+        self.within(key, |faults| part.validate(faults));
+    }
+
+    /// Runs checks whose faults carry `key` in front of their paths.
+    pub fn within(&mut self, key: &str, check: impl FnOnce(&mut Self)) {
         self.within.push(key.to_owned());
-        part.validate(self);
+        check(self);
         self.within.pop();
+    }
+
+    /// Says of all faults where their values came from.
+    #[must_use]
+    pub fn with_origin(mut self, origin: &Origin) -> Self {
+        for fault in &mut self.list {
+            fault.origin.clone_from(origin);
+        }
+        self
     }
 
     /// Adds a fault as it is.

@@ -29,7 +29,6 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration as StdDuration;
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
@@ -42,11 +41,14 @@ use tonic::transport::Endpoint;
 use tower::Service;
 
 use crate::config::{Duration, Faults, Validate};
+use crate::tls::TlsClientConfig;
 
+mod credentials;
 mod endpoint;
 mod replica;
 mod upkeep;
 
+pub use credentials::{Credentials, TokenSource};
 pub use endpoint::{EndpointError, Endpoints};
 pub use upkeep::{Resolve, SystemResolver};
 
@@ -56,13 +58,20 @@ use replica::{Replica, View};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ChannelConfig {
-    /// Where the server is, as `http://host:port`, or a list of 1 to 64 such, in
-    /// an environment variable separated by commas. A host name stands for all
+    /// Where the server is, as `http://host:port`, or `https://host:port` for
+    /// TLS, or a list of 1 to 64 such, all with the same scheme, in an environment variable separated by commas. A host name stands for all
     /// its addresses, up to 256 in all; calls are spread over those that serve.
     /// Default `http://127.0.0.1:50051`.
     pub endpoint: Endpoints,
-    /// Time for one attempt to connect, and for one lookup of a host name, up
-    /// to 60 s. Default 5 s.
+    /// TLS to endpoints with `https`; absent: the system's authorities, and no
+    /// certificate of our own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsClientConfig>,
+    /// The token that every call carries (`authorization: Bearer …`); absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenSource>,
+    /// Time for one attempt to connect, TLS included, and for one lookup of a host
+    /// name, up to 60 s. Default 5 s.
     pub connect_timeout: Duration,
     /// How often a connection is pinged, 1 s to 10 min. Default 20 s.
     pub keepalive_interval: Duration,
@@ -82,6 +91,8 @@ impl Default for ChannelConfig {
     fn default() -> Self {
         Self {
             endpoint: "http://127.0.0.1:50051".into(),
+            tls: None,
+            token: None,
             connect_timeout: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
@@ -97,6 +108,17 @@ impl Validate for ChannelConfig {
         let least = Duration::from_millis(1);
         let pause_min = Duration::from_millis(10);
         self.endpoint.validate(faults);
+        if let Some(tls) = &self.tls {
+            faults.part("tls", tls);
+            if !self.endpoint.is_tls() {
+                faults.invalid(
+                    "tls",
+                    "is configured but not used: the endpoint is plaintext",
+                    "endpoints with https://",
+                    "write https:// in endpoint, or remove the table",
+                );
+            }
+        }
         faults.in_range(
             "connect_timeout",
             self.connect_timeout,
@@ -135,8 +157,6 @@ impl ChannelConfig {
     fn connection(&self, endpoint: Endpoint) -> Endpoint {
         endpoint
             .connect_timeout(self.connect_timeout.get())
-            .tcp_nodelay(true)
-            .tcp_keepalive(Some(StdDuration::from_secs(60)))
             .http2_keep_alive_interval(self.keepalive_interval.get())
             .keep_alive_timeout(self.keepalive_timeout.get())
             .keep_alive_while_idle(true)
@@ -147,9 +167,12 @@ impl ChannelConfig {
 /// [`Channel::with_resolver`] with the lookup of the operating system.
 ///
 /// # Errors
-/// Fails if an endpoint is not `http://host:port`, or there is none or too many.
-pub fn channel(config: &ChannelConfig) -> Result<Channel, EndpointError> {
-    Channel::with_resolver(config, Arc::new(SystemResolver))
+/// Fails if an endpoint can't be used, or there is none or too many.
+pub fn channel(
+    config: &ChannelConfig,
+    credentials: &Credentials,
+) -> Result<Channel, EndpointError> {
+    Channel::with_resolver(config, credentials, Arc::new(SystemResolver))
 }
 
 /// A channel over one or several addresses, for the generated clients; cheap to
@@ -171,16 +194,17 @@ pub struct Channel {
 impl Channel {
     /// Makes a channel that looks host names up by `resolver`. Must be called
     /// within a tokio runtime; the background task ends when the last clone of
-    /// the channel is dropped.
+    /// the channel is dropped. `credentials` are those that were loaded from
+    /// `config`.
     ///
     /// # Errors
-    /// Fails if an endpoint is not `http://host:port`, or there is none or too
-    /// many.
+    /// Fails if an endpoint can't be used, or there is none or too many.
     pub fn with_resolver(
         config: &ChannelConfig,
+        credentials: &Credentials,
         resolver: Arc<dyn Resolve>,
     ) -> Result<Self, EndpointError> {
-        let targets = config.endpoint.targets()?;
+        let targets = config.endpoint.targets(credentials)?;
         if let [target] = targets.as_slice()
             && let Some(address) = target.address()
         {

@@ -13,14 +13,16 @@ use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::{Connected, Router, TcpConnectInfo};
+use tonic::transport::server::{Connected, Router};
 use tower::{Layer, Service};
 
 use super::GrpcLimits;
 use crate::accept;
 use crate::shutdown::Shutdown;
+use crate::tls::{PeerNames, Stream as Socket, TlsServer};
 
 /// Length of the HTTP/2 connection preface, in bytes.
 const PREFACE_BYTES: usize = 24;
@@ -31,6 +33,7 @@ pub struct GrpcListener {
     listener: TcpListener,
     local_addr: SocketAddr,
     limits: GrpcLimits,
+    tls: Option<TlsServer>,
 }
 
 impl GrpcListener {
@@ -45,7 +48,16 @@ impl GrpcListener {
             listener,
             local_addr,
             limits,
+            tls: None,
         })
+    }
+
+    /// Speaks TLS, if there is any. Handshakes run side by side, each in the place
+    /// of its connection; tonic sees a connection when its handshake is over.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Option<TlsServer>) -> Self {
+        self.tls = tls;
+        self
     }
 
     /// Returns the bound address.
@@ -102,33 +114,102 @@ impl GrpcListener {
     /// Turns the listener into the stream of its connections; cancelling `cut`
     /// ends all of them.
     fn incoming(self, cut: CancellationToken) -> impl Stream<Item = io::Result<Connection>> + Send {
-        let places = Arc::new(Semaphore::new(self.limits.connections_max));
-        stream::unfold((self, places, cut), async |(this, places, cut)| {
-            // The semaphore is never closed.
-            let place = Arc::clone(&places).acquire_owned().await.ok()?;
-            let (stream, peer) = accept::next(&this.listener).await;
-            let life = this.limits.connection_age_max.get() + this.limits.connection_grace.get();
-            let connection = Connection {
-                info: TcpConnectInfo {
-                    local_addr: Some(this.local_addr),
-                    remote_addr: Some(peer),
-                },
-                stream,
-                preface_left: PREFACE_BYTES,
-                deadline: Box::pin(sleep(this.limits.preface_timeout.get())),
-                end: Instant::now() + life,
-                cut: Box::pin(cut.clone().cancelled_owned()),
-                _place: place,
-            };
-            Some((Ok(connection), (this, places, cut)))
+        let accepting = Accepting {
+            places: Arc::new(Semaphore::new(self.limits.connections_max)),
+            listener: self,
+            cut,
+            handshakes: JoinSet::new(),
+        };
+        stream::unfold(accepting, async |mut accepting| {
+            let connection = accepting.next().await?;
+            Some((Ok(connection), accepting))
         })
     }
 }
 
-/// An accepted connection: a TCP stream that fails when its time is up.
-pub struct Connection {
-    info: TcpConnectInfo,
+/// The loop that takes connections in.
+struct Accepting {
+    listener: GrpcListener,
+    places: Arc<Semaphore>,
+    cut: CancellationToken,
+    /// Dropping it, which tonic does when it stops accepting, ends them.
+    handshakes: JoinSet<Option<(Socket, Peer, OwnedSemaphorePermit)>>,
+}
+
+impl Accepting {
+    async fn next(&mut self) -> Option<Connection> {
+        loop {
+            let accepting = async {
+                // The semaphore is never closed.
+                let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+                let (stream, addr) = accept::next(&self.listener.listener).await;
+                Some((stream, addr, place))
+            };
+            tokio::select! {
+                Some(shaken) = self.handshakes.join_next() => {
+                    if let Ok(Some((socket, peer, place))) = shaken {
+                        return Some(self.connection(socket, peer, place));
+                    }
+                }
+                accepted = accepting => {
+                    let (stream, addr, place) = accepted?;
+                    match self.listener.tls.clone() {
+                        None => {
+                            let peer = Peer { addr, names: PeerNames::default() };
+                            return Some(self.connection(Socket::Plain(stream), peer, place));
+                        }
+                        Some(tls) => {
+                            self.handshakes.spawn(handshake(tls, stream, addr, place));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn connection(&self, stream: Socket, peer: Peer, place: OwnedSemaphorePermit) -> Connection {
+        let limits = &self.listener.limits;
+        let life = limits.connection_age_max.get() + limits.connection_grace.get();
+        Connection {
+            peer,
+            stream,
+            preface_left: PREFACE_BYTES,
+            deadline: Box::pin(sleep(limits.preface_timeout.get())),
+            end: Instant::now() + life,
+            cut: Box::pin(self.cut.clone().cancelled_owned()),
+            _place: place,
+        }
+    }
+}
+
+async fn handshake(
+    tls: TlsServer,
     stream: TcpStream,
+    addr: SocketAddr,
+    place: OwnedSemaphorePermit,
+) -> Option<(Socket, Peer, OwnedSemaphorePermit)> {
+    match tls.accept(stream).await {
+        Ok((stream, names)) => Some((stream, Peer { addr, names }, place)),
+        Err(error) => {
+            tracing::debug!(peer = %addr, error = %error, "TLS handshake failed");
+            None
+        }
+    }
+}
+
+/// Who is on the other side; every request carries it as an extension.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The address as the socket has it.
+    pub addr: SocketAddr,
+    /// The names of the client's certificate.
+    pub names: PeerNames,
+}
+
+/// An accepted connection: a stream that fails when its time is up.
+pub struct Connection {
+    peer: Peer,
+    stream: Socket,
     /// Bytes of the preface that have not come yet.
     preface_left: usize,
     /// Of the preface first, then of the whole connection.
@@ -155,16 +236,16 @@ impl Connection {
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
-            .field("info", &self.info)
+            .field("peer", &self.peer)
             .finish_non_exhaustive()
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.info.clone()
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
     }
 }
 

@@ -22,6 +22,7 @@ use tower::{Service, ServiceExt as _};
 use super::watch::{Watch, WatchedStream};
 use super::{HttpLimits, PeerAddr};
 use crate::shutdown::Shutdown;
+use crate::tls::{Stream, TlsServer};
 
 /// What all connections of a listener share.
 #[derive(Clone)]
@@ -31,6 +32,7 @@ pub(super) struct Settings {
     keep_alive_idle: Duration,
     age_max: Duration,
     grace: Duration,
+    tls: Option<TlsServer>,
 }
 
 /// The answer to a request whose handler panicked. The panic hook has printed
@@ -51,7 +53,7 @@ enum Ended {
 }
 
 impl Settings {
-    pub(super) fn new(limits: &HttpLimits) -> Self {
+    pub(super) fn new(limits: &HttpLimits, tls: Option<TlsServer>) -> Self {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             // Our own watch knows idle from half a head; hyper's timer doesn't.
@@ -67,6 +69,32 @@ impl Settings {
             keep_alive_idle: limits.keep_alive_idle.get(),
             age_max: limits.connection_age_max.get(),
             grace: limits.connection_grace.get(),
+            tls,
+        }
+    }
+
+    /// Shakes hands if there is TLS. `None` if that fails or there is no time.
+    async fn begin(
+        &self,
+        stream: TcpStream,
+        peer: PeerAddr,
+        shutdown: &Shutdown,
+        cut: &CancellationToken,
+    ) -> Option<Stream> {
+        let Some(tls) = &self.tls else {
+            return Some(Stream::Plain(stream));
+        };
+        tokio::select! {
+            shaken = tls.accept(stream) => match shaken {
+                Ok((stream, _)) => Some(stream),
+                Err(error) => {
+                    tracing::debug!(peer = %peer.0, error = %error, "TLS handshake failed");
+                    None
+                }
+            },
+            // Nothing was asked yet; later handshakes are refused as well.
+            () = shutdown.stopping() => None,
+            () = cut.cancelled() => None,
         }
     }
 
@@ -88,6 +116,9 @@ impl Settings {
     {
         let settings = self.clone();
         async move {
+            let Some(stream) = settings.begin(stream, peer, &shutdown, &cut).await else {
+                return;
+            };
             let watch = Watch::new(Instant::now());
             let io = TokioIo::new(WatchedStream {
                 stream,

@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
+
+use crate::tls::Stream;
 
 /// The state of one connection, shared by its socket, its service and its
 /// response bodies; all of them run on the connection's task, so the lock is
@@ -109,9 +110,10 @@ impl HttpBody for WatchedBody {
     }
 }
 
-/// A socket that tells its [`Watch`] about bytes that came in.
+/// A connection that tells its [`Watch`] about bytes that came in; with TLS those
+/// that were sealed in it.
 pub(super) struct WatchedStream {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) watch: Watch,
 }
 

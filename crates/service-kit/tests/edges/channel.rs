@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration as StdDuration, Instant};
 
 use service_kit::config::Duration;
-use service_kit::grpc::{Channel, ChannelConfig, SystemResolver, channel};
+use service_kit::grpc::{Channel, ChannelConfig, Credentials, SystemResolver, channel};
 use tokio::net::TcpListener;
 use tonic::Code;
 
@@ -31,10 +31,13 @@ fn config() -> ChannelConfig {
 }
 
 fn over(replicas: &[Replica], config: ChannelConfig) -> Channel {
-    channel(&ChannelConfig {
-        endpoint: replicas.iter().map(Replica::uri).collect(),
-        ..config
-    })
+    channel(
+        &ChannelConfig {
+            endpoint: replicas.iter().map(Replica::uri).collect(),
+            ..config
+        },
+        &Credentials::default(),
+    )
     .unwrap()
 }
 
@@ -213,10 +216,13 @@ async fn a_server_that_never_answers_holds_up_nobody() {
         format!("http://{}", silent.local_addr().unwrap()),
         serves.uri(),
     ];
-    let channel = channel(&ChannelConfig {
-        endpoint: endpoint.into_iter().collect(),
-        ..config()
-    })
+    let channel = channel(
+        &ChannelConfig {
+            endpoint: endpoint.into_iter().collect(),
+            ..config()
+        },
+        &Credentials::default(),
+    )
     .unwrap();
     let answers = tally(&channel, 40).await;
     assert_eq!(answers, HashMap::from([(Ok(serves.name()), 40)]));
@@ -235,10 +241,13 @@ async fn a_server_without_a_health_service_counts_as_serving() {
 #[tokio::test]
 async fn a_single_address_is_asked_nothing_and_connects_at_the_first_call() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let only = channel(&ChannelConfig {
-        endpoint: format!("http://{}", listener.local_addr().unwrap()).into(),
-        ..config()
-    })
+    let only = channel(
+        &ChannelConfig {
+            endpoint: format!("http://{}", listener.local_addr().unwrap()).into(),
+            ..config()
+        },
+        &Credentials::default(),
+    )
     .unwrap();
     // Ten times the interval of questions.
     let came = tokio::time::timeout(StdDuration::from_millis(200), listener.accept()).await;
@@ -256,6 +265,7 @@ async fn a_name_of_the_system_is_found() {
             endpoint: format!("http://localhost:{port}").into(),
             ..config()
         },
+        &Credentials::default(),
         Arc::new(SystemResolver),
     )
     .unwrap();

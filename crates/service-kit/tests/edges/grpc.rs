@@ -7,7 +7,8 @@ use axum::routing::post;
 use service_kit::admin::Readiness;
 use service_kit::config::{Duration, Faults, Validate as _};
 use service_kit::grpc::{
-    Channel, ChannelConfig, GrpcLimits, GrpcListener, channel, follow_readiness, server,
+    Channel, ChannelConfig, Credentials, GrpcLimits, GrpcListener, channel, follow_readiness,
+    server,
 };
 use service_kit::shutdown::{Phase, Shutdown};
 use tokio::io::AsyncReadExt as _;
@@ -65,10 +66,13 @@ async fn start(limits: GrpcLimits) -> Edge {
 
 impl Edge {
     fn channel(&self) -> Channel {
-        channel(&ChannelConfig {
-            endpoint: format!("http://{}", self.addr).into(),
-            ..ChannelConfig::default()
-        })
+        channel(
+            &ChannelConfig {
+                endpoint: format!("http://{}", self.addr).into(),
+                ..ChannelConfig::default()
+            },
+            &Credentials::default(),
+        )
         .unwrap()
     }
 
@@ -265,21 +269,27 @@ async fn an_answer_that_does_not_begin_in_time_is_an_error() {
 #[tokio::test]
 async fn a_channel_connects_later_and_refuses_what_is_no_endpoint() {
     // Nobody listens there: making the channel succeeds, the call does not.
-    let client = channel(&ChannelConfig {
-        endpoint: "http://127.0.0.1:1".into(),
-        ..ChannelConfig::default()
-    });
+    let client = channel(
+        &ChannelConfig {
+            endpoint: "http://127.0.0.1:1".into(),
+            ..ChannelConfig::default()
+        },
+        &Credentials::default(),
+    );
     let mut client = HealthClient::new(client.unwrap());
     assert_eq!(
         check(&mut client).await.unwrap_err().code(),
         Code::Unavailable
     );
-    for text in ["", "127.0.0.1:50051", "https://host:1", "http://", "/path"] {
+    for text in ["", "127.0.0.1:50051", "ftp://host:1", "http://", "/path"] {
         let config = ChannelConfig {
             endpoint: text.into(),
             ..ChannelConfig::default()
         };
-        assert!(channel(&config).is_err(), "{text:?}");
+        assert!(
+            channel(&config, &Credentials::default()).is_err(),
+            "{text:?}"
+        );
         let mut faults = Faults::default();
         config.validate(&mut faults);
         assert_eq!(faults.len(), 1, "{text:?}");

@@ -8,6 +8,7 @@
 mod channel;
 mod grpc;
 mod http;
+mod tls;
 
 use std::future::Future;
 use std::time::Duration;

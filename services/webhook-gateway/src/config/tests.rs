@@ -100,6 +100,54 @@ fn the_optional_keys_of_the_example_are_known() {
     );
 }
 
+/// The keys of TLS and of the token have no defaults, since they name files.
+#[test]
+fn the_keys_of_tls_in_the_example_are_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = test_kit::pki::TestCa::new("ca").unwrap();
+    let own = ca.issue(&["a.test"]).unwrap();
+    let text = EXAMPLE
+        .replace("#+ ", "")
+        .replace("\"http://127.0.0.1:50051\"", "\"https://a.test:50051\"")
+        .replace("/etc/passline/tls", dir.path().to_str().unwrap())
+        .replace("/run/secrets/passline", dir.path().to_str().unwrap());
+    for name in ["http", "admin", "gateway"] {
+        own.write(dir.path(), name).unwrap();
+    }
+    for (name, text) in [
+        ("clients-ca.crt", &*ca.pem()),
+        ("pass-state-ca.crt", &*ca.pem()),
+        ("pass-state-token", "plt_x\n"),
+    ] {
+        test_kit::pki::replace(&dir.path().join(name), text).unwrap();
+    }
+    let config = load_text(&text, &[]).unwrap_or_else(|faults| panic!("{faults}"));
+    let tls = config.http.tls.unwrap();
+    assert_eq!(config.admin.tls.unwrap().client_auth, tls.client_auth);
+    assert_eq!(tls.handshake_timeout, Duration::from_secs(5));
+    assert!(config.pass_state.tls.is_some() && config.pass_state.token.is_some());
+
+    std::fs::remove_file(dir.path().join("pass-state-token")).unwrap();
+    std::fs::remove_file(dir.path().join("gateway.key")).unwrap();
+    let faults = load_text(&text, &[]).unwrap_err().to_string();
+    assert!(
+        faults.contains("pass_state.tls.key_file (file "),
+        "{faults}"
+    );
+    own.write(dir.path(), "gateway").unwrap();
+    let faults = load_text(&text, &[]).unwrap_err().to_string();
+    assert!(faults.starts_with("pass_state.token (file "), "{faults}");
+    let unused = EXAMPLE.replace(
+        "[forward]",
+        &format!(
+            "[pass_state.tls]\nca_file = {:?}\n[forward]",
+            dir.path().join("clients-ca.crt")
+        ),
+    );
+    let faults = load_text(&unused, &[]).unwrap_err().to_string();
+    assert!(faults.starts_with("pass_state.tls "), "{faults}");
+}
+
 #[test]
 fn all_faults_are_told_at_once() {
     let text = "gateway_id = \"\"\nwat = 1\n[http]\nbody_bytes_max = \"2MiB\"\n[spool]\nsegment_bytes = \"1KiB\"\n\

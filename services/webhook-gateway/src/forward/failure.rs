@@ -20,7 +20,7 @@ const ERROR_BYTES_MAX: usize = 512;
 /// What ended a stream that was not to end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    #[error("pass-state says {:?}: {}", .0.code(), cut(.0.message()))]
+    #[error("pass-state says {:?}: {}{}", .0.code(), cut(.0.message()), cause(.0))]
     Status(Box<Status>),
     #[error("pass-state rotated the stream or is stopping")]
     Rotated,
@@ -164,6 +164,17 @@ fn rescue(shared: bool) -> &'static str {
          directory aside, run `webhook-gateway spool import` with its new place, --config and --data-dir, and start the \
          gateway: what is recorded already is not recorded twice"
     }
+}
+
+/// What is behind a status that came about on this side, such as the certificate that was refused.
+fn cause(status: &Status) -> String {
+    let mut cause = std::error::Error::source(status);
+    while let Some(deeper) = cause.and_then(std::error::Error::source) {
+        cause = Some(deeper);
+    }
+    cause.map_or_else(String::new, |cause| {
+        format!(" ({})", cut(&cause.to_string()))
+    })
 }
 
 fn cut(text: &str) -> &str {

@@ -95,10 +95,13 @@ impl Rig {
             body_bytes_max: BODY_BYTES_MAX,
             record_bytes_max: record::record_bytes_max(BODY_BYTES_MAX),
             config,
-            channel: grpc::channel(&ChannelConfig {
-                endpoint: format!("http://{}", peer.addr).into(),
-                ..ChannelConfig::default()
-            })
+            channel: grpc::channel(
+                &ChannelConfig {
+                    endpoint: format!("http://{}", peer.addr).into(),
+                    ..ChannelConfig::default()
+                },
+                &grpc::Credentials::default(),
+            )
             .unwrap(),
             spool: Arc::clone(&spool),
             sources,

@@ -7,12 +7,15 @@ use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tonic::transport::Endpoint;
 
+use super::Credentials;
 use crate::config::{Faults, Validate};
+use crate::tls::{self, Connector};
 
 /// Most endpoints of one channel.
 const ENDPOINTS_MAX: usize = 64;
-/// Port of `http` where none is written.
-const PORT_DEFAULT: u16 = 80;
+/// Ports where none is written.
+const PORT_PLAIN: u16 = 80;
+const PORT_TLS: u16 = 443;
 
 /// The endpoints of a channel: one text or a list of texts in TOML, separated by
 /// commas where there is only one text.
@@ -23,11 +26,16 @@ pub struct Endpoints(Vec<String>);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
     /// One of the texts is no endpoint.
-    #[error("`{endpoint}` is no plaintext gRPC endpoint; write http://host:port")]
+    #[error(
+        "`{endpoint}` is no gRPC endpoint; write http://host:port, or https://host:port for TLS"
+    )]
     Malformed {
         /// The text that was given.
         endpoint: String,
     },
+    /// Some have TLS and some have not, or credentials without TLS were given.
+    #[error("endpoints with TLS and without it; write https:// everywhere or nowhere")]
+    Mixed,
     /// There is none, or there are too many.
     #[error("{count} endpoints; write 1 to {ENDPOINTS_MAX}")]
     Count {
@@ -36,17 +44,27 @@ pub enum EndpointError {
     },
 }
 
-/// One endpoint that was checked.
+/// One endpoint that was checked, and how to connect there.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
-    /// The configured URI; its authority is what requests carry.
+    /// The configured URI; its scheme and authority are what requests carry.
     pub(super) endpoint: Endpoint,
     /// A name, or an address without the brackets of IPv6.
     pub(super) host: String,
     pub(super) port: u16,
+    pub(super) credentials: Credentials,
+    pub(super) connector: Connector,
 }
 
-impl Target {
+/// The parts of an endpoint's text.
+struct Parsed {
+    endpoint: Endpoint,
+    host: String,
+    port: u16,
+    tls: bool,
+}
+
+impl Parsed {
     fn parse(text: &str) -> Result<Self, EndpointError> {
         let refuse = || EndpointError::Malformed {
             endpoint: text.to_owned(),
@@ -54,16 +72,49 @@ impl Target {
         let endpoint = Endpoint::from_shared(text.to_owned()).map_err(|_| refuse())?;
         let uri = endpoint.uri();
         let host = uri.host().unwrap_or_default();
-        if uri.scheme() != Some(&http::uri::Scheme::HTTP) || host.is_empty() {
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(refuse()),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() || (tls && tls::server_name(host).is_none()) {
             return Err(refuse());
         }
         Ok(Self {
-            host: host
-                .trim_start_matches('[')
-                .trim_end_matches(']')
-                .to_owned(),
-            port: uri.port_u16().unwrap_or(PORT_DEFAULT),
+            host: host.to_owned(),
+            port: uri
+                .port_u16()
+                .unwrap_or(if tls { PORT_TLS } else { PORT_PLAIN }),
+            tls,
             endpoint,
+        })
+    }
+}
+
+impl Target {
+    fn new(text: &str, credentials: &Credentials) -> Result<Self, EndpointError> {
+        let Parsed {
+            endpoint,
+            host,
+            port,
+            tls,
+        } = Parsed::parse(text)?;
+        let connector = match (tls, &credentials.tls) {
+            (false, None) => Connector::plaintext(),
+            (true, Some(tls)) => tls
+                .connector(&host)
+                .ok_or_else(|| EndpointError::Malformed {
+                    endpoint: text.to_owned(),
+                })?,
+            (false, Some(_)) | (true, None) => return Err(EndpointError::Mixed),
+        };
+        Ok(Self {
+            endpoint,
+            host,
+            port,
+            credentials: credentials.clone(),
+            connector,
         })
     }
 
@@ -76,12 +127,20 @@ impl Target {
 
 impl Endpoints {
     /// Checks all of them.
-    pub(super) fn targets(&self) -> Result<Vec<Target>, EndpointError> {
+    pub(super) fn targets(&self, credentials: &Credentials) -> Result<Vec<Target>, EndpointError> {
         let count = self.0.len();
         if count == 0 || count > ENDPOINTS_MAX {
             return Err(EndpointError::Count { count });
         }
-        self.0.iter().map(|text| Target::parse(text)).collect()
+        self.0
+            .iter()
+            .map(|text| Target::new(text, credentials))
+            .collect()
+    }
+
+    /// Says whether TLS is asked for, by any of them.
+    pub(super) fn is_tls(&self) -> bool {
+        self.0.iter().any(|text| text.starts_with("https:"))
     }
 }
 
@@ -97,17 +156,24 @@ impl Validate for Endpoints {
             );
         }
         for (index, text) in self.0.iter().enumerate().take(ENDPOINTS_MAX) {
-            if Target::parse(text).is_err() {
-                let key = match count {
-                    1 => "endpoint".to_owned(),
-                    _ => format!("endpoint[{index}]"),
-                };
-                faults.invalid(
+            let key = match count {
+                1 => "endpoint".to_owned(),
+                _ => format!("endpoint[{index}]"),
+            };
+            match Parsed::parse(text) {
+                Err(_) => faults.invalid(
                     &key,
-                    "not the URI of a plaintext gRPC server",
-                    "http://host:port",
+                    "not the URI of a gRPC server",
+                    "http://host:port, or https://host:port for TLS",
                     "write the scheme, the host and the port",
-                );
+                ),
+                Ok(parsed) if parsed.tls != self.is_tls() => faults.invalid(
+                    &key,
+                    "is plaintext, and another endpoint has TLS",
+                    "the same scheme for all",
+                    "write https:// everywhere or nowhere",
+                ),
+                Ok(_) => {}
             }
         }
     }
@@ -153,7 +219,7 @@ impl<'de> Deserialize<'de> for Endpoints {
             type Value = Endpoints;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"http://host:port\" or a list of such")
+                f.write_str("\"http://host:port\", \"https://host:port\" or a list of such")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoints, E> {
@@ -230,7 +296,7 @@ mod tests {
             ("endpoint = []", vec!["endpoint"]),
             (
                 r#"endpoint = ["http://a:1", "https://b:2", "http://c:3", ""]"#,
-                vec!["endpoint[1]", "endpoint[3]"],
+                vec!["endpoint[0]", "endpoint[2]", "endpoint[3]"],
             ),
             (r#"endpoint = "http://a:1,""#, vec!["endpoint[1]"]),
         ] {
@@ -240,7 +306,8 @@ mod tests {
         }
         let at_most = |count| {
             let all: Endpoints = (0..count).map(|port| format!("http://a:{port}")).collect();
-            all.targets().map(|targets| targets.len())
+            all.targets(&Credentials::default())
+                .map(|targets| targets.len())
         };
         assert_eq!(at_most(ENDPOINTS_MAX), Ok(ENDPOINTS_MAX));
         let count = ENDPOINTS_MAX + 1;
@@ -262,7 +329,7 @@ mod tests {
             ("http://127.0.0.1", Some("127.0.0.1:80")),
             ("http://localhost:50051", None),
         ] {
-            let target = Target::parse(text).unwrap();
+            let target = Target::new(text, &Credentials::default()).unwrap();
             assert_eq!(target.address(), address.map(|text| text.parse().unwrap()));
         }
     }

@@ -23,6 +23,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tower::{Service as _, ServiceExt as _};
 
+use super::Credentials;
 use super::endpoint::Target;
 use crate::config::Duration;
 use crate::grpc::ChannelConfig;
@@ -80,6 +81,7 @@ impl View {
 pub(super) struct Replica {
     address: SocketAddr,
     connection: Connection,
+    credentials: Credentials,
     health_timeout: Duration,
     standing: Mutex<Standing>,
     /// Calls whose answer has not ended.
@@ -102,7 +104,10 @@ impl Replica {
             .origin(target.endpoint.uri().clone());
         Arc::new(Self {
             address,
-            connection: config.connection(endpoint).connect_lazy(),
+            connection: config
+                .connection(endpoint)
+                .connect_with_connector_lazy(target.connector.clone()),
+            credentials: target.credentials.clone(),
             health_timeout: config.health_timeout,
             standing: Mutex::new(Standing::Unknown),
             open: AtomicUsize::new(0),
@@ -148,8 +153,9 @@ impl Replica {
     /// Makes one call here; the answer's body watches over its own end.
     pub(super) async fn call(
         self: Arc<Self>,
-        request: Request<Body>,
+        mut request: Request<Body>,
     ) -> Result<Response<Body>, StdError> {
+        self.credentials.authorize(request.headers_mut());
         let mut connection = self.connection.clone();
         let open = OpenCall::new(self);
         let answer = match connection.ready().await {
@@ -171,7 +177,9 @@ impl Replica {
             let mut client = HealthClient::new(self.connection.clone());
             let mut verdict = (Standing::Unreachable, "it can't be reached");
             for _ in 0..ATTEMPTS {
-                let answer = client.check(HealthCheckRequest::default()).await;
+                let mut question = tonic::Request::new(HealthCheckRequest::default());
+                self.credentials.authorize(question.metadata_mut().as_mut());
+                let answer = client.check(question).await;
                 verdict = judge(answer.map(|answer| answer.into_inner().status()));
                 if verdict.0 != Standing::Unreachable {
                     break;

@@ -9,7 +9,7 @@ use std::time::Duration as StdDuration;
 
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use service_kit::config::Duration;
-use service_kit::grpc::{Channel, ChannelConfig, Resolve};
+use service_kit::grpc::{Channel, ChannelConfig, Credentials, Resolve};
 use tonic::Code;
 
 use super::replica::{Replica, call, open};
@@ -72,6 +72,7 @@ fn named(stub: &Arc<Stub>, config: ChannelConfig) -> Channel {
             endpoint: "http://replicas.test:50051".into(),
             ..config
         },
+        &Credentials::default(),
         Arc::clone(stub) as _,
     )
     .unwrap()

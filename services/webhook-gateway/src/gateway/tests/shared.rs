@@ -147,6 +147,7 @@ async fn ready_with(spool: StubSpool, warning: &str) -> serde_json::Value {
         spool_backend: SpoolBackend::Jetstream,
         forward,
         reload: Arc::clone(&gateway.observer.reload),
+        certificates: Vec::new(),
     });
     let admin = gateway.admin_addr();
     let shutdown = Shutdown::new();
