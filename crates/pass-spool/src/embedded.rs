@@ -40,7 +40,8 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::disk::{DiskOp, FaultHook};
 pub(crate) use self::options::system_time;
 pub use self::options::{
-    APPEND_QUEUE_CEILING, EmbeddedOptions, OpenError, SEGMENT_BYTES_CEILING, WallClock,
+    APPEND_QUEUE_CEILING, EmbeddedOptions, OpenError, SEGMENT_BYTES_CEILING, SyncObserver,
+    WallClock,
 };
 pub use self::quarantine::{Quarantined, quarantine_damage};
 pub use self::shared::APPEND_WAIT_MAX;
@@ -139,6 +140,7 @@ impl EmbeddedSpool {
             commands: queue,
             disk: disk.clone(),
             clock: options.clock.clone(),
+            sync_observer: options.sync_observer.clone(),
             tail: recovered.tail,
             active: None,
             group_bytes_max: group_bytes_max(options.segment_bytes),

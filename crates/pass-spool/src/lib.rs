@@ -23,7 +23,7 @@ pub use contract::{
 pub use embedded::{
     APPEND_QUEUE_CEILING, APPEND_WAIT_MAX, DiskOp, EmbeddedOptions, EmbeddedSpool, FaultHook,
     LEASE_BYTES_CEILING, LEASE_RECORDS_CEILING, OpenError, Quarantined, SEGMENT_BYTES_CEILING,
-    WallClock, quarantine_damage,
+    SyncObserver, WallClock, quarantine_damage,
 };
 pub use jetstream::{
     APPEND_IN_FLIGHT_CEILING, JetStreamOpenError, JetStreamOptions, JetStreamSpool,

@@ -15,6 +15,7 @@ use pass_domain::delivery::{Delivery, Outcome, UndecodableReason};
 use pass_domain::event::{Event, Position};
 use pass_domain::fold::PassState;
 use pass_domain::ids::{DeliveryId, EventId, PassKey, SourceUid};
+use pass_domain::kind::Kind;
 
 /// What a caller may see: which rows, and whether personal data. Every read takes one.
 ///
@@ -192,6 +193,8 @@ pub struct Appended {
     pub parts: Vec<PartOutcome>,
     /// The end of the log after it.
     pub head: Head,
+    /// How many events it recorded, by source and kind; for metrics.
+    pub recorded: Vec<(SourceUid, Kind, u64)>,
 }
 
 /// The end of the log.
@@ -246,6 +249,17 @@ impl Books {
         self.deliveries == self.applied + self.duplicate + self.control + self.quarantined
             && self.facts == self.events + self.duplicate_facts + self.quarantined_facts
     }
+}
+
+/// A pool of connections at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Open and lent to nobody.
+    pub idle: u32,
+    /// Lent.
+    pub used: u32,
+    /// How many there may be.
+    pub max: u32,
 }
 
 /// A spool as the store knows it.
@@ -500,6 +514,17 @@ pub trait PassStore: Send + Sync + 'static {
 
     /// About the log.
     async fn log_info(&self) -> Result<LogInfo, Error>;
+
+    /// The end of the log and the books, by reading one row.
+    async fn books(&self) -> Result<(Head, Books), Error> {
+        let info = self.log_info().await?;
+        Ok((info.head, info.books))
+    }
+
+    /// The connections that reads use; asks nobody.
+    fn connections(&self) -> Connections {
+        Connections::default()
+    }
 
     /// [`Cursor::digest_of`] the event at a position; `None` if there is none. Position 0 gives 0.
     async fn digest_at(&self, position: Position) -> Result<Option<u64>, Error>;

@@ -32,7 +32,7 @@ use pass_domain::delivery::{Decoded, DecodedFacts, Delivery, Outcome, Undecodabl
 use pass_domain::event::Effect;
 use pass_domain::fact::{Fact, IdentityBasis, Snapshot};
 use pass_domain::fold::{FactKey, Fold, InstallationKey, PassState};
-use pass_domain::ids::{DeliveryId, EventId, VendorId};
+use pass_domain::ids::{DeliveryId, EventId, SourceUid, VendorId};
 use pass_domain::kind::Kind;
 use pass_domain::time::is_suspect;
 
@@ -72,7 +72,17 @@ pub(crate) struct Resolved<'a> {
     class: Class<'a>,
 }
 
-impl Resolved<'_> {
+impl<'a> Resolved<'a> {
+    /// Source and kind of each event that recording it makes.
+    pub(crate) fn new_events(&self) -> impl Iterator<Item = (&'a SourceUid, Kind)> {
+        let new: &[(usize, &Fact)] = match &self.class {
+            Class::Facts(facts) => &facts.new,
+            Class::Known | Class::Control | Class::Undecodable { .. } => &[],
+        };
+        let source = &self.delivery.source;
+        new.iter().map(move |(_, fact)| (source, fact.kind))
+    }
+
     /// True if the delivery is recorded already, so that nothing is to be written for it.
     pub(crate) fn is_known(&self) -> bool {
         matches!(self.class, Class::Known)

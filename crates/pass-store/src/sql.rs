@@ -41,8 +41,8 @@ use self::connection::{Readers, Transaction};
 use self::rows::{Failure, Meaning};
 use self::statements::Statements;
 use crate::contract::{
-    AppendPart, Appended, DeliveryRecord, Error, EventParent, Head, LogInfo, LookupKey, Page,
-    PassOrder, PassRecord, PassStore, Replayed, Scope, SpoolHello, SpoolOpened,
+    AppendPart, Appended, Books, Connections, DeliveryRecord, Error, EventParent, Head, LogInfo,
+    LookupKey, Page, PassOrder, PassRecord, PassStore, Replayed, Scope, SpoolHello, SpoolOpened,
 };
 use crate::plan::HeadRow;
 
@@ -337,6 +337,14 @@ impl PassStore for SqlStore {
 
     async fn log_info(&self) -> Result<LogInfo, Error> {
         self.explained(self.log_info_inner().await)
+    }
+
+    async fn books(&self) -> Result<(Head, Books), Error> {
+        self.explained(self.books_inner().await)
+    }
+
+    fn connections(&self) -> Connections {
+        self.readers.connections()
     }
 
     async fn digest_at(&self, position: Position) -> Result<Option<u64>, Error> {

@@ -112,6 +112,20 @@ impl Readiness {
         !self.shutdown.is_draining() && all_ok(&self.checks.borrow())
     }
 
+    /// Returns each check and whether it is ready.
+    pub fn checks(&self) -> Vec<(&'static str, bool)> {
+        self.checks
+            .borrow()
+            .iter()
+            .map(|(name, state)| (*name, state.is_ready()))
+            .collect()
+    }
+
+    /// Says whether draining has begun.
+    pub fn is_draining(&self) -> bool {
+        self.shutdown.is_draining()
+    }
+
     /// Waits until ready. Never returns once draining has begun. Cancel safe.
     pub async fn ready(&self) {
         self.until(true).await;

@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod grpc;
 pub mod listener;
+pub mod metrics;
 pub mod reload;
 pub mod shutdown;
 pub mod telemetry;

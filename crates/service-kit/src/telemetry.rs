@@ -1,4 +1,5 @@
 //! Logs to standard error and, where an endpoint is configured, traces by OTLP.
+//! Metrics are a service's, not the process's: see [`crate::metrics`].
 //!
 //! The binary calls [`init`] once and keeps the [`TelemetryGuard`] to the end.
 //! **Identity**: the resource's `service.name` is the process's, given in
@@ -12,42 +13,47 @@
 //!
 //! The spans and events of the transport itself (hyper, h2, tonic, tower) are
 //! not exported, or every export would cause another.
+//!
+//! Two things can be found from anywhere through the subscriber that [`init`]
+//! installs, so that nobody has to hand them around: which new traces are
+//! recorded ([`sampling`]), and the log filter, which can be changed while the
+//! process runs ([`log_filter`]).
 
 use std::io::IsTerminal as _;
 use std::time::Duration as StdDuration;
 
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider,
 };
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
-use tracing::{Metadata, Subscriber};
+use tracing::{Metadata, Subscriber, dispatcher};
 use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::filter::{FilterFn, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{fmt, reload};
 
 use crate::config::{self, Duration, Faults, Validate};
 
+mod log_filter;
+pub(crate) mod otlp;
+mod sampling;
 mod trace_context;
 
+pub use log_filter::{LogFilter, LogFilterError, log_filter_routes};
+pub use sampling::Sampling;
 pub use trace_context::{current_traceparent, extract, inject, set_parent};
 
 const FLUSH_TIMEOUT: StdDuration = StdDuration::from_secs(3);
 const TRACER_NAME: &str = "passline";
 /// Targets whose spans are never exported.
 const TRANSPORT_TARGETS: [&str; 5] = ["h2", "hyper", "opentelemetry", "tonic", "tower"];
-/// The standard variables that name an endpoint, the more specific first.
-const ENDPOINT_VARIABLES: [&str; 2] = [
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-];
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,11 +75,14 @@ pub struct TelemetryConfig {
     /// `text` or `json`. Default `text`.
     pub log_format: LogFormat,
     /// Levels by target, as `info,hyper=warn`; up to 1,024 bytes. Default `info`.
-    /// The NATS client, which tells each attempt of an outage, is at `error`
-    /// unless `async_nats` is named here.
+    /// Targets that would drown the rest are quieter unless they are named here:
+    /// the NATS client, which tells each attempt of an outage, the notices of a
+    /// PostgreSQL server, the exporters' own words.
     pub log_filter: String,
-    /// The OTLP gRPC collector as `http://host:port`; absent means no traces,
-    /// unless `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
+    /// The OTLP gRPC collector as `http://host:port`; absent means that traces and
+    /// metrics are not pushed, unless `OTEL_EXPORTER_OTLP_ENDPOINT` (or the one
+    /// for `TRACES` or `METRICS`) is set. Headers come from
+    /// `OTEL_EXPORTER_OTLP_HEADERS`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp_endpoint: Option<String>,
     /// Share of new traces that is exported, 0 to 1; the caller's decision
@@ -84,6 +93,11 @@ pub struct TelemetryConfig {
     pub queue_spans_max: usize,
     /// Time for one export, 100 ms to 60 s. Default 5 s.
     pub export_timeout: Duration,
+    /// Whether metrics are kept and shown at `/metrics`. Default true.
+    pub metrics: bool,
+    /// Time between two pushes of metrics, 1 s to 10 min. Default 30 s, or what
+    /// `OTEL_METRIC_EXPORT_INTERVAL` says in milliseconds.
+    pub metrics_interval: Duration,
 }
 
 impl Default for TelemetryConfig {
@@ -96,6 +110,8 @@ impl Default for TelemetryConfig {
             sample_ratio: 1.0,
             queue_spans_max: 2048,
             export_timeout: Duration::from_secs(5),
+            metrics: true,
+            metrics_interval: Duration::from_secs(30),
         }
     }
 }
@@ -117,10 +133,15 @@ impl Validate for TelemetryConfig {
                 "give the process a short name",
             );
         }
-        if self.log_filter.len() > 1024 || EnvFilter::try_new(&self.log_filter).is_err() {
+        faults.in_range(
+            "metrics_interval",
+            self.metrics_interval,
+            Duration::from_secs(1)..=Duration::from_mins(10),
+        );
+        if let Err(error) = log_filter::parse(&self.log_filter) {
             faults.invalid(
                 "log_filter",
-                "not a filter",
+                error.to_string(),
                 "levels by target, as `info,hyper=warn`",
                 "write a level, then `target=level` for exceptions",
             );
@@ -173,7 +194,7 @@ fn flush(provider: &SdkTracerProvider) {
 /// Call it once, in the binary, within a tokio runtime (the exporter's
 /// connection runs there). A second call changes nothing but warns.
 pub fn init(config: &TelemetryConfig) -> TelemetryGuard {
-    let (provider, complaint) = match exporter(config, &config::process_env()) {
+    let (provider, complaint) = match otlp::span_exporter(config, &config::process_env()) {
         Ok(Some(exporter)) => (Some(provider(config, exporter)), None),
         Ok(None) => (None, None),
         Err(complaint) => (None, Some(complaint)),
@@ -216,29 +237,68 @@ fn is_exported(metadata: &Metadata<'_>) -> bool {
         .any(|target| root.starts_with(target))
 }
 
+/// What is found through the subscriber; see the module's description.
+struct Installed {
+    log_filter: LogFilter,
+    sampling: Sampling,
+}
+
+impl<S: Subscriber> Layer<S> for Installed {}
+
+/// Returns the handle to the process's log filter; `None` if [`init`] was not
+/// called.
+pub fn log_filter() -> Option<LogFilter> {
+    dispatcher::get_default(|dispatch| {
+        dispatch
+            .downcast_ref::<Installed>()
+            .map(|installed| installed.log_filter.clone())
+    })
+}
+
+/// Says which new traces are recorded. Ask once and keep the answer; where a test
+/// installed its own subscriber with a [`tracing_layer`], all are.
+pub fn sampling() -> Sampling {
+    let installed = dispatcher::get_default(|dispatch| {
+        dispatch
+            .downcast_ref::<Installed>()
+            .map(|installed| installed.sampling)
+    });
+    installed.unwrap_or_else(|| {
+        let span = tracing::info_span!("start");
+        match current_traceparent(&span) {
+            Some(_) => Sampling::of_ratio(1.0),
+            None => Sampling::OFF,
+        }
+    })
+}
+
 fn install(config: &TelemetryConfig, provider: Option<SdkTracerProvider>) -> TelemetryGuard {
     // The configuration was validated; a caller who skipped that gets `info`.
-    let filter = filter(&config.log_filter);
+    let text = match log_filter::parse(&config.log_filter) {
+        Ok(_) => config.log_filter.as_str(),
+        Err(_) => "info",
+    };
+    let filter = log_filter::parse(text).expect("checked just above, or a constant");
+    let (filter, handle) = reload::Layer::new(filter);
+    let installed = Installed {
+        log_filter: LogFilter::new(text, handle),
+        sampling: match &provider {
+            Some(_) => Sampling::of_ratio(config.sample_ratio),
+            None => Sampling::OFF,
+        },
+    };
     let ansi = std::io::stderr().is_terminal();
     let logs = log_layer(config.log_format, ansi, std::io::stderr);
     let installed = tracing_subscriber::registry()
         .with(provider.as_ref().map(tracing_layer))
         .with(logs.with_filter(filter))
+        // Sees nothing: a layer without a filter would have every span and event made.
+        .with(installed.with_filter(LevelFilter::OFF))
         .try_init();
     if installed.is_err() {
         tracing::warn!("telemetry was initialised before; keeping that");
     }
     TelemetryGuard { provider }
-}
-
-/// What is logged: as configured, and the targets that would drown the rest.
-fn filter(text: &str) -> EnvFilter {
-    let quiet = if text.contains("async_nats") {
-        String::new()
-    } else {
-        ",async_nats=error".to_owned()
-    };
-    EnvFilter::try_new(format!("{text}{quiet}")).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
 fn log_layer<S, W>(format: LogFormat, ansi: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
@@ -258,36 +318,6 @@ where
     }
 }
 
-fn endpoint(config: &TelemetryConfig, variables: &[(String, String)]) -> Option<String> {
-    config.otlp_endpoint.clone().or_else(|| {
-        ENDPOINT_VARIABLES.iter().find_map(|wanted| {
-            variables
-                .iter()
-                .find(|(name, value)| name == wanted && !value.is_empty())
-                .map(|(_, value)| value.clone())
-        })
-    })
-}
-
-fn exporter(
-    config: &TelemetryConfig,
-    variables: &[(String, String)],
-) -> Result<Option<SpanExporter>, String> {
-    let Some(endpoint) = endpoint(config, variables) else {
-        return Ok(None);
-    };
-    if tokio::runtime::Handle::try_current().is_err() {
-        return Err("telemetry was not initialised within a tokio runtime".to_owned());
-    }
-    SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .with_timeout(config.export_timeout.get())
-        .build()
-        .map(Some)
-        .map_err(|error| error.to_string())
-}
-
 fn provider(config: &TelemetryConfig, exporter: SpanExporter) -> SdkTracerProvider {
     let batches = BatchSpanProcessor::builder(exporter)
         .with_batch_config(
@@ -299,7 +329,7 @@ fn provider(config: &TelemetryConfig, exporter: SpanExporter) -> SdkTracerProvid
         .build();
     SdkTracerProvider::builder()
         .with_span_processor(batches)
-        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
+        .with_sampler(Sampler::ParentBased(Box::new(sampling::RootSampler::new(
             config.sample_ratio,
         ))))
         .with_resource(
@@ -314,32 +344,13 @@ fn provider(config: &TelemetryConfig, exporter: SpanExporter) -> SdkTracerProvid
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_configured_endpoint_wins_over_the_environment() {
-        let variables = [
-            (ENDPOINT_VARIABLES[1].to_owned(), "http://b:4317".to_owned()),
-            (ENDPOINT_VARIABLES[0].to_owned(), "http://a:4317".to_owned()),
-        ];
-        let mut config = TelemetryConfig::default();
-        assert_eq!(endpoint(&config, &[]), None);
-        assert_eq!(
-            endpoint(&config, &variables).as_deref(),
-            Some("http://a:4317")
-        );
-        config.otlp_endpoint = Some("http://c:4317".to_owned());
-        assert_eq!(
-            endpoint(&config, &variables).as_deref(),
-            Some("http://c:4317")
-        );
-    }
-
     fn span_to(endpoint: String) -> TelemetryGuard {
         let config = TelemetryConfig {
             service_name: "kit-under-test".to_owned(),
             otlp_endpoint: Some(endpoint),
             ..TelemetryConfig::default()
         };
-        let exporter = exporter(&config, &[]).unwrap().unwrap();
+        let exporter = otlp::span_exporter(&config, &[]).unwrap().unwrap();
         let provider = provider(&config, exporter);
         let subscriber = tracing_subscriber::registry().with(tracing_layer(&provider));
         tracing::subscriber::with_default(subscriber, || {

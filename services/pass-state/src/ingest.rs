@@ -38,6 +38,7 @@ use tonic::{Code, Status};
 use crate::config::{IngestConfig, WriterConfig};
 use crate::fault;
 use crate::frames::{FrameSender, Gone};
+use crate::metrics::Measures;
 use crate::tail::Tail;
 use crate::tail::subscription::epoch_text;
 use crate::writer::{Ended, Part, Unapplied, Writer};
@@ -63,6 +64,7 @@ pub(crate) struct Ingest {
     pub(crate) gateways: Arc<Gateways>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) shutdown: Shutdown,
+    pub(crate) measures: Arc<Measures>,
     pub(crate) config: IngestConfig,
     pub(crate) writer_config: WriterConfig,
 }
@@ -131,6 +133,7 @@ impl Ingest {
         S: Stream<Item = Result<v1::IngestRequest, Status>> + Unpin,
     {
         let hello = self.hello(&mut inbound, frames).await?;
+        let _counted = self.measures.ingest_stream();
         tracing::Span::current().record("gateway.id", hello.spool.gateway.as_str());
         let spool = hello.spool.spool;
         let opened = self

@@ -21,6 +21,7 @@ mod grpc;
 mod health;
 mod ingest;
 mod maintenance;
+mod metrics;
 mod query;
 mod service;
 mod tail;

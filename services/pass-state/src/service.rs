@@ -7,19 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pass_store::{self as store, PassStore};
-use service_kit::admin::{self, Readiness};
+use service_kit::admin::{self, Readiness, Version};
 use service_kit::clock::Clock;
 use service_kit::config::Faults;
 use service_kit::grpc::{self, GrpcLimits, GrpcListener};
 use service_kit::listener::HttpListener;
+use service_kit::metrics::Metrics;
 use service_kit::reload::Reloads;
 use service_kit::shutdown::{Phase, Shutdown};
 use service_kit::tls::{self, Protocol, TlsServer};
+use service_kit::telemetry;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic_health::server::HealthReporter;
 
 use crate::config::{Config, SERVICE_NAME};
 use crate::health::StoreHealth;
+use crate::metrics::{self, Measures};
 use crate::tasks::Tasks;
 
 mod probes;
@@ -30,6 +34,11 @@ use probes::Probes;
 use routes::{Gate, SERVICES};
 use start::{Engine, Opened, Opener, Source};
 
+/// Which service this is, and which version.
+const VERSION: Version = Version {
+    service: SERVICE_NAME,
+    version: env!("CARGO_PKG_VERSION"),
+};
 /// How much longer the transport waits than a call's own deadline, which answers better.
 const DEADLINE_SLACK: Duration = Duration::from_secs(1);
 /// How long callers queue while an open store is looked at for the first time; then they are told to wait.
@@ -106,6 +115,7 @@ pub struct PassState {
     probes: Option<Probes>,
     reloads: Reloads,
     certificates: Vec<(&'static str, TlsServer)>,
+    metrics: Metrics,
 }
 
 impl std::fmt::Debug for PassState {
@@ -125,6 +135,7 @@ impl PassState {
     /// If an address is taken, or the store is unfit or, with SQLite, busy.
     pub async fn build(config: Config, dependencies: Dependencies) -> Result<Self, BuildError> {
         let mut reloads = Reloads::new(&config.reload);
+        let metrics = Metrics::new(&config.telemetry, VERSION);
         let grpc_tls = tls::server("grpc.tls", config.grpc.tls.as_ref(), Protocol::Grpc);
         let grpc_tls = grpc_tls.map_err(BuildError::Tls)?;
         let admin_tls = tls::server("admin.tls", config.admin.tls.as_ref(), Protocol::Http);
@@ -186,6 +197,7 @@ impl PassState {
             probes,
             reloads,
             certificates,
+            metrics,
         })
     }
 
@@ -234,18 +246,29 @@ impl PassState {
             .timeout(limits.request_timeout.get() + DEADLINE_SLACK)
             .add_routes(routes::always(&self.config, &reporter, gate.clone()));
         let mut serving = Box::pin(self.grpc.serve(server, shutdown.clone()));
-        let version = admin::Version {
-            service: SERVICE_NAME,
-            version: env!("CARGO_PKG_VERSION"),
-        };
-        let admin = admin::router(readiness.clone(), version);
+        let metrics = self.metrics;
+        let measures = Measures::new(&metrics);
+        metrics.observe_readiness(&readiness);
+        metrics.observe_reloads(self.reloads.status());
+        let admin = admin::router(readiness.clone(), VERSION)
+            .merge(metrics.routes())
+            .merge(telemetry::log_filter_routes());
         let administering = tokio::spawn(self.admin.serve(admin, shutdown.clone()));
         let reloading = tokio::spawn(self.reloads.run(shutdown.clone()));
         let probing = self.probes.map(|probes| probes.start(readiness.clone()));
+        let stop_push = CancellationToken::new();
+        let pushing = tokio::spawn(metrics.clone().push(stop_push.clone()));
 
         let mut queueing = matches!(self.source, Source::Open(_));
         let mut queued = Box::pin(tokio::time::sleep(QUEUE_TIME));
-        let starting = start::start(self.source, &self.config, &health, &self.clock, &shutdown);
+        let starting = start::start(
+            self.source,
+            &self.config,
+            &health,
+            &self.clock,
+            &shutdown,
+            &measures,
+        );
         let mut starting = Some(Box::pin(starting));
         let mut engine: Option<Engine> = None;
         let mut result = Ok(());
@@ -272,7 +295,8 @@ impl PassState {
                     started = started(&mut starting) => match started {
                         Ok(Some(started)) => {
                             let clock = &self.clock;
-                            gate.open(routes::calls(&self.config, &started, clock, &shutdown, &streams));
+                            metrics::observe(&metrics, &measures, &started.store, &started.tail, &started.writer);
+                            gate.open(routes::calls(&self.config, &started, clock, &shutdown, &streams, &measures));
                             engine = Some(started);
                             queueing = false;
                             health.has_read();
@@ -316,6 +340,9 @@ impl PassState {
         result = result.and(ended.map_err(|_| RunError::Task("admin")));
         let ended = reloading.await;
         result = result.and(ended.map_err(|_| RunError::Task("reload")));
+        // Last, so that they tell how it ended, but while the books can be read.
+        stop_push.cancel();
+        let _ = pushing.await;
         if let Some(engine) = engine {
             engine.store.close().await;
         }

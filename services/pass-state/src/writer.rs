@@ -15,6 +15,7 @@
 //! the order in which they came.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use pass_domain::cursor::Cursor;
 use pass_domain::delivery::Delivery;
@@ -30,6 +31,7 @@ use tracing::Instrument as _;
 
 use crate::config::WriterConfig;
 use crate::health::StoreHealth;
+use crate::metrics::Measures;
 use crate::tail::Tail;
 
 mod poison;
@@ -122,10 +124,26 @@ impl Writer {
         self.ask(|reply| Command::LeaveEpoch(place, reply)).await
     }
 
+    /// How many commands wait, for whoever wants to know now and then.
+    pub(crate) fn depth(&self) -> Depth {
+        Depth(self.queue.downgrade())
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Ended> {
         let (reply, answer) = oneshot::channel();
         self.queue.send(command(reply)).await.map_err(|_| Ended)?;
         answer.await.map_err(|_| Ended)
+    }
+}
+
+/// The length of the writer's queue. Does not keep the queue open.
+pub(crate) struct Depth(mpsc::WeakSender<Command>);
+
+impl Depth {
+    /// The length now; 0 once the writer has no handles.
+    pub(crate) fn now(&self) -> usize {
+        let queue = self.0.upgrade();
+        queue.map_or(0, |queue| queue.max_capacity() - queue.capacity())
     }
 }
 
@@ -137,6 +155,7 @@ pub(crate) struct WriterTask {
     store: Arc<dyn PassStore>,
     tail: Arc<Tail>,
     health: Arc<StoreHealth>,
+    measures: Arc<Measures>,
     clock: Arc<dyn Clock>,
     config: WriterConfig,
 }
@@ -146,6 +165,7 @@ pub(crate) fn writer(
     store: Arc<dyn PassStore>,
     tail: Arc<Tail>,
     health: Arc<StoreHealth>,
+    measures: Arc<Measures>,
     clock: Arc<dyn Clock>,
     config: WriterConfig,
 ) -> (Writer, WriterTask) {
@@ -156,6 +176,7 @@ pub(crate) fn writer(
         store,
         tail,
         health,
+        measures,
         clock,
         config,
     };
@@ -232,9 +253,16 @@ impl WriterTask {
             shares.push((at, part.deliveries.len(), reply));
             groups[at].deliveries.extend(part.deliveries);
         }
+        let began = Instant::now();
+        let deliveries = shares.iter().map(|(_, deliveries, _)| deliveries).sum();
         let appending = poison::append(self.store.as_ref(), groups, self.clock.now());
         let done = appending.instrument(traces.batch.clone()).await;
         drop(traces);
+        self.measures.applied(deliveries, began.elapsed());
+        self.measures.recorded(&done.recorded);
+        for error in done.refused.iter().chain(&done.failed) {
+            self.measures.apply_failed(error);
+        }
         self.note(done.failed.as_ref());
         if let Some(head) = done.head {
             self.tail.committed(head).await;

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use pass_sources::SecretRef;
 use pass_spool::{
     EmbeddedOptions, EmbeddedSpool, JetStreamOptions, JetStreamSpool, NatsCredentials, Spool,
-    WallClock,
+    SyncObserver, WallClock,
 };
 use service_kit::clock::Clock;
 use service_kit::config::{ByteSize, Fault, Faults, Origin};
@@ -17,12 +17,13 @@ use crate::gateway::BuildError;
 use crate::record::record_bytes_max;
 use crate::sources;
 
-/// Opens the configured spool.
+/// Opens the configured spool. `sync_observer` is told how long making records durable took.
 pub(crate) async fn open(
     config: &Config,
     env: &[(String, String)],
     data_dir: &Path,
     clock: &Arc<dyn Clock>,
+    sync_observer: SyncObserver,
 ) -> Result<Arc<dyn Spool>, BuildError> {
     let clock = Arc::clone(clock);
     let clock: WallClock = Arc::new(move || SystemTime::from(clock.now()));
@@ -30,6 +31,7 @@ pub(crate) async fn open(
         SpoolBackend::Embedded => {
             let mut options = embedded_options(config, config.spool_dir(data_dir));
             options.clock = clock;
+            options.sync_observer = sync_observer;
             let opening = tokio::task::spawn_blocking(move || EmbeddedSpool::open(options));
             let spool = opening.await.expect("opening the spool does not panic")?;
             Ok(Arc::new(spool))
@@ -39,6 +41,7 @@ pub(crate) async fn open(
             options.credentials =
                 login(&config.spool.jetstream, env, &Origin::Default).map_err(BuildError::Login)?;
             options.clock = clock;
+            options.sync_observer = sync_observer;
             // Boxed, since its state is large and few gateways take this way.
             let spool = Box::pin(JetStreamSpool::open(options)).await?;
             Ok(Arc::new(spool))

@@ -4,9 +4,10 @@
 //! of what was accepted, by all gateways that share the spool, is its last sequence. Names are stable, metrics
 //! are made of them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
+use jiff::Timestamp;
 use pass_domain::delivery::Outcome;
 use pass_sources::RefusalCause;
 
@@ -119,6 +120,32 @@ impl Tally {
         }
     }
 
+    /// What kind of end it is, as metrics spell it; `None` for what pass-state said later.
+    #[must_use]
+    pub fn outcome(self) -> Option<&'static str> {
+        Some(match self {
+            Tally::Stored => "accepted",
+            Tally::Quarantined => "quarantined",
+            Tally::Control => "control",
+            Tally::Rejected
+            | Tally::NotFound
+            | Tally::Method
+            | Tally::TooLarge
+            | Tally::MediaType
+            | Tally::TooSlow
+            | Tally::Abandoned => "rejected",
+            Tally::Refused(_) => "unauthenticated",
+            Tally::Busy => "limited",
+            Tally::Full
+            | Tally::Storage
+            | Tally::Unavailable
+            | Tally::Restored
+            | Tally::Stopping => "unavailable",
+            Tally::Internal => "failed",
+            Tally::Committed(_) => return None,
+        })
+    }
+
     fn index(self) -> usize {
         match self {
             Tally::Stored => 0,
@@ -163,6 +190,8 @@ struct Page {
     source: String,
     tallies: [AtomicU64; Tally::ALL.len()],
     facts: AtomicU64,
+    /// When the last delivery that was answered 200 was received, in milliseconds of Unix time; 0 if there was none.
+    delivered_ms: AtomicI64,
     /// Refusals not logged yet, and when the last log line was written (milliseconds after the start, plus one).
     refusals_unlogged: AtomicU64,
     refusal_logged_ms: AtomicU64,
@@ -174,6 +203,7 @@ impl Page {
             source: source.to_owned(),
             tallies: std::array::from_fn(|_| AtomicU64::new(0)),
             facts: AtomicU64::new(0),
+            delivered_ms: AtomicI64::new(0),
             refusals_unlogged: AtomicU64::new(0),
             refusal_logged_ms: AtomicU64::new(0),
         }
@@ -200,6 +230,13 @@ impl Books {
 
     pub(crate) fn add(&self, source: Option<usize>, tally: Tally) {
         self.page(source).tallies[tally.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes note of a delivery that was made durable.
+    pub(crate) fn delivered(&self, source: usize, receive_time: Timestamp) {
+        self.page(Some(source))
+            .delivered_ms
+            .store(receive_time.as_millisecond(), Ordering::Relaxed);
     }
 
     pub(crate) fn add_facts(&self, source: usize, count: usize) {
@@ -245,6 +282,10 @@ impl Books {
             .map(|page| BooksPage {
                 source: page.source.clone(),
                 facts: page.facts.load(Ordering::Relaxed),
+                delivered: match page.delivered_ms.load(Ordering::Relaxed) {
+                    0 => None,
+                    ms => Timestamp::from_millisecond(ms).ok(),
+                },
                 tallies: std::array::from_fn(|index| page.tallies[index].load(Ordering::Relaxed)),
             })
             .collect()
@@ -267,6 +308,8 @@ pub struct BooksPage {
     pub source: String,
     /// Facts in deliveries that were answered 200.
     pub facts: u64,
+    /// When the last delivery that was answered 200 was received; `None` if there was none since the start.
+    pub delivered: Option<Timestamp>,
     tallies: [u64; Tally::ALL.len()],
 }
 

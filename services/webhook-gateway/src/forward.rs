@@ -86,6 +86,8 @@ pub struct ForwardStatus {
     pub in_flight_deliveries: usize,
     /// Bytes of those.
     pub in_flight_bytes: usize,
+    /// Deliveries and bytes that may be in flight, as pass-state said when the last stream was opened; 0 before.
+    pub window: (usize, usize),
     /// Why forwarding needs a person; absent if it does not.
     pub blocked: Option<String>,
     /// True while callbacks are refused: pass-state has shown that the spool was put back to an earlier moment. From

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pass_spool::{JetStreamOpenError, OpenError, Spool, SpoolHealth, SpoolId, SpoolStatus};
-use service_kit::admin::{Check, Readiness, State};
+use service_kit::admin::{Check, Readiness, State, Version};
 use service_kit::clock::Clock;
 use service_kit::config::{Faults, Origin};
 use service_kit::grpc::{self, Credentials};
 use service_kit::listener::HttpListener;
+use service_kit::metrics::Metrics;
 use service_kit::reload::{Reload as _, ReloadStatus, Reloads};
 use service_kit::shutdown::Shutdown;
 use service_kit::telemetry;
@@ -24,10 +25,16 @@ use crate::books::Books;
 use crate::config::{AckMode, Config, SERVICE_NAME, SpoolBackend};
 use crate::forward::{ForwardStatus, Forwarder};
 use crate::http::{self, Edge};
+use crate::metrics::{self, AckDuration};
 use crate::record::record_bytes_max;
 use crate::sources::Sources;
 use crate::waiters::Waiters;
 
+/// Which service this is, and which version.
+pub(crate) const VERSION: Version = Version {
+    service: SERVICE_NAME,
+    version: env!("CARGO_PKG_VERSION"),
+};
 /// How often the spool's health is looked at.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 /// After a storage error, time for the 503 of requests in flight. With the interval above it keeps the end
@@ -104,6 +111,7 @@ pub struct Gateway {
     observer: Arc<Observer>,
     channel: grpc::Channel,
     reloads: Reloads,
+    metrics: Metrics,
 }
 
 impl Gateway {
@@ -141,7 +149,9 @@ impl Gateway {
             reloads.register("pass_state", credentials.clone());
         }
         let channel = grpc::channel(&config.pass_state, &credentials)?;
-        let spool = backend::open(&config, &env, &data_dir, &clock).await?;
+        let metrics = Metrics::new(&config.telemetry, VERSION);
+        let sync_observer = metrics::sync_observer(&metrics);
+        let spool = backend::open(&config, &env, &data_dir, &clock, sync_observer).await?;
         let http = bind(
             "http.listen",
             config.http.listen,
@@ -177,6 +187,7 @@ impl Gateway {
             observer,
             channel,
             reloads,
+            metrics,
         })
     }
 
@@ -216,12 +227,13 @@ impl Gateway {
             observer,
             channel,
             reloads,
+            metrics,
         } = self;
         warn(&sources);
         if config.http.tls.is_none() && !http.local_addr().ip().is_loopback() {
             tracing::warn!(http = %http.local_addr(), "callbacks are taken in without TLS: something in front must end it");
         }
-        let traced = is_traced();
+        let sampling = telemetry::sampling();
         let readiness = Readiness::new(shutdown.clone());
         let spool_check = readiness.register("spool");
         let forward_check = readiness.register("forward");
@@ -240,29 +252,38 @@ impl Gateway {
             books: Arc::clone(&observer.books),
             waiters: Arc::clone(&waiters),
             status: forward,
-            traced,
+            traced: sampling.is_on(),
         };
         let edge = Edge::new(
             &config.http,
             &config.ack,
             sources,
             Arc::clone(&spool),
-            clock,
+            Arc::clone(&clock),
             Arc::clone(&observer.books),
             waiters,
             observer.watch_forward(),
-            traced,
+            sampling,
+            AckDuration::new(&metrics),
             shutdown.clone(),
         );
+        metrics.observe_readiness(&readiness);
+        metrics.observe_reloads(reloads.status());
+        metrics::observe(&metrics, &observer, edge.in_flight(), clock);
         tracing::info!(http = %http.local_addr(), admin = %admin.local_addr(), spool.id = %spool.id(), spool.backend = config.spool.backend.name(), "webhook-gateway serves");
 
         let stop = CancellationToken::new();
         let mut forwarding = tokio::spawn(forwarder.run(forward_check, stop.clone()));
+        let stop_push = CancellationToken::new();
+        let pushing = tokio::spawn(metrics.clone().push(stop_push.clone()));
         let serving = async {
             tokio::join!(
                 reloads.run(shutdown.clone()),
                 http.serve(http::router(Arc::new(edge)), shutdown.clone()),
-                admin.serve(http::admin::router(readiness, observer), shutdown.clone()),
+                admin.serve(
+                    http::admin::router(readiness, &metrics, observer),
+                    shutdown.clone()
+                ),
             );
         };
         let failed = tokio::select! {
@@ -276,10 +297,14 @@ impl Gateway {
                 stop.cancel();
                 let ended = forwarding.await;
                 spool.close().await;
+                // Last of all, so that they tell how it ended.
+                stop_push.cancel();
+                let _ = pushing.await;
                 ended.map_err(|_| RunError::Forwarder)
             }
             Some(error) => {
                 forwarding.abort();
+                pushing.abort();
                 let _ = tokio::time::timeout(POISONED_CLOSE_MAX, spool.close()).await;
                 Err(error)
             }
@@ -304,12 +329,6 @@ fn warn(sources: &Sources) {
     if sources.iter().next().is_none() {
         tracing::warn!("no sources are configured; every callback is answered 404");
     }
-}
-
-/// Says whether spans go anywhere. Asked once: with logs alone a span per request would be work for nothing.
-fn is_traced() -> bool {
-    let span = tracing::info_span!("start", service.name = SERVICE_NAME);
-    telemetry::current_traceparent(&span).is_some()
 }
 
 /// Keeps the readiness check in step with the spool's health, and returns the reason once it is poisoned and

@@ -4,7 +4,7 @@
 //! axum, [`admin`] shows the gateway's state to its operator.
 
 pub(crate) mod admin;
-mod in_flight;
+pub(crate) mod in_flight;
 pub(crate) mod problem;
 mod receive;
 mod router;

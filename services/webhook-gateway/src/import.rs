@@ -8,6 +8,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -171,7 +172,7 @@ pub async fn spool_import(
     let options = other_options(dir);
     let opening = tokio::task::spawn_blocking(move || EmbeddedSpool::open(options));
     let other = opening.await.expect("opening the spool does not panic")?;
-    let imported = match backend::open(config, &env, &data_dir, &clock).await {
+    let imported = match backend::open(config, &env, &data_dir, &clock, Arc::new(|_| {})).await {
         Ok(spool) => {
             let imported = copy(&other, &*spool).await;
             spool.close().await;

@@ -18,6 +18,7 @@ mod forward;
 mod gateway;
 mod http;
 mod import;
+mod metrics;
 pub mod record;
 mod sources;
 #[cfg(test)]

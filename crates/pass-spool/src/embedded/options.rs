@@ -12,6 +12,9 @@ use super::format::{FRAME_HEADER_BYTES, RECORD_OVERHEAD_BYTES, SEGMENT_HEADER_BY
 /// Tells the wall-clock time. It only dates records for retention and ages; nothing else depends on it.
 pub type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
+/// Is told how long each successful write and sync took. Called where appends wait for it, so it must not block.
+pub type SyncObserver = Arc<dyn Fn(Duration) + Send + Sync>;
+
 /// The largest permitted segment, 1 GiB.
 pub const SEGMENT_BYTES_CEILING: u64 = 1 << 30;
 /// The largest permitted `append_queue_max`.
@@ -37,6 +40,8 @@ pub struct EmbeddedOptions {
     pub append_queue_max: usize,
     /// The wall clock. Default the system's.
     pub clock: WallClock,
+    /// Is told how long each group's write and sync took. Default nobody.
+    pub sync_observer: SyncObserver,
     /// Answers appends before their sync: a planted defect for tests of the tests.
     #[cfg(feature = "planted-bugs")]
     pub planted_answer_before_sync: bool,
@@ -55,6 +60,7 @@ impl EmbeddedOptions {
             retain_bytes: None,
             append_queue_max: 1024,
             clock: Arc::new(system_time),
+            sync_observer: Arc::new(|_| {}),
             #[cfg(feature = "planted-bugs")]
             planted_answer_before_sync: false,
             disk: Disk::default(),

@@ -197,13 +197,15 @@ impl Shared {
             .store(self.now_us() + 1, Ordering::Relaxed);
     }
 
-    pub(super) fn sync_ends(&self) {
+    /// Returns how long it took.
+    pub(super) fn sync_ends(&self) -> Duration {
         let started = self.sync_started_us.swap(0, Ordering::Relaxed);
         let took = (self.now_us() + 1).saturating_sub(started);
         self.sync_last_us.store(took, Ordering::Relaxed);
         if took > SYNC_SLOW.as_micros() as u64 {
             tracing::warn!(spool.id = %self.id, sync_ms = took / 1000, "disk sync was slow");
         }
+        Duration::from_micros(took)
     }
 
     /// How long the present sync has been running.

@@ -19,7 +19,7 @@ use super::format::{
     RECORD_OVERHEAD_BYTES, Tail, frame_bytes_for, frame_encode, frame_seed, millis_of,
 };
 use super::keeper::{KeeperDesk, TakeError};
-use super::options::WallClock;
+use super::options::{SyncObserver, WallClock};
 use super::shared::{Segment, Shared};
 use crate::{AppendError, Sequence};
 
@@ -54,6 +54,7 @@ pub(super) struct Writer {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) disk: Disk,
     pub(super) clock: WallClock,
+    pub(super) sync_observer: SyncObserver,
     pub(super) tail: Tail,
     pub(super) active: Option<Blank>,
     /// What [`group_bytes_max`] says.
@@ -191,7 +192,7 @@ impl Writer {
                     .sync_data(&active.file, &active.path)
                     .map_err(|error| ("sync", error))
             });
-        self.shared.sync_ends();
+        let took = self.shared.sync_ends();
         if let Err((action, error)) = stored {
             self.shared.poison(&format!(
                 "{action} of {} failed: {error}",
@@ -202,6 +203,7 @@ impl Writer {
             ));
         }
 
+        (self.sync_observer)(took);
         self.tail = header.tail(active.offset);
         active.offset += frame_bytes;
         let last = self.tail.next - 1;

@@ -196,6 +196,7 @@ impl Appender {
     }
 
     fn stored(&self, sequence: u64, took: Duration) {
+        (self.options.sync_observer)(took);
         let mut figures = self.shared.figures();
         figures.last = figures.last.max(sequence);
         figures.sync_last = took;

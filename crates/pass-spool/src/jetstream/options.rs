@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::embedded::{WallClock, system_time};
+use crate::embedded::{SyncObserver, WallClock, system_time};
 
 /// The largest permitted record, 32 MiB: half of what a NATS server can be configured to take.
 pub const RECORD_BYTES_CEILING: usize = 32 << 20;
@@ -93,6 +93,8 @@ pub struct JetStreamOptions {
     pub gateway_name: String,
     /// The wall clock. Default the system's.
     pub clock: WallClock,
+    /// Is told how long each record's publish and acknowledgement took. Default nobody.
+    pub sync_observer: SyncObserver,
 }
 
 impl JetStreamOptions {
@@ -117,6 +119,7 @@ impl JetStreamOptions {
             connect_timeout: Duration::from_secs(10),
             gateway_name: "passline".into(),
             clock: Arc::new(system_time),
+            sync_observer: Arc::new(|_| {}),
         }
     }
 

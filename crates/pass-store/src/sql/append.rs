@@ -1,11 +1,12 @@
 //! The write path: one transaction per batch.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use pass_domain::Timestamp;
 use pass_domain::delivery::{Delivery, Outcome};
 use pass_domain::event::Position;
-use pass_domain::ids::{DeliveryId, EventId};
+use pass_domain::ids::{DeliveryId, EventId, SourceUid};
+use pass_domain::kind::Kind;
 use pass_domain::time::to_micros;
 use sea_orm::{ConnectionTrait, QueryResult, Statement};
 
@@ -101,6 +102,7 @@ impl SqlStore {
             return Ok(Appended {
                 parts: selected.parts,
                 head: head_of(&head)?,
+                recorded: Vec::new(),
             });
         }
         let deliveries: Vec<&Delivery> =
@@ -132,6 +134,14 @@ impl SqlStore {
             let starts = transaction.planted_take(events, passes, deliveries);
             planner.planted_start(starts.await?);
         }
+        let mut counts: BTreeMap<(&SourceUid, Kind), u64> = BTreeMap::new();
+        for place in resolved.iter().flat_map(Resolved::new_events) {
+            *counts.entry(place).or_default() += 1;
+        }
+        let recorded = counts
+            .iter()
+            .map(|((source, kind), count)| (SourceUid::clone(source), *kind, *count))
+            .collect();
         let mut steps = selected
             .fresh
             .chunks(PLANNED_AT_ONCE)
@@ -170,6 +180,7 @@ impl SqlStore {
         Ok(Appended {
             parts: selected.parts,
             head: head_of(&head)?,
+            recorded,
         })
     }
 

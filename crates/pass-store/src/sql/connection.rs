@@ -6,6 +6,7 @@ use sea_orm::{
 };
 
 use super::postgres;
+use crate::contract::Connections;
 
 /// A writing transaction. Dropped, it is rolled back.
 #[derive(Debug)]
@@ -19,6 +20,27 @@ pub(super) enum Transaction {
 pub(super) enum Readers {
     Sqlite(DatabaseConnection),
     Postgres(postgres::Readers),
+}
+
+impl Readers {
+    /// How many connections there are, lent and not.
+    pub(super) fn connections(&self) -> Connections {
+        let (open, idle, max) = match self {
+            Readers::Sqlite(connection) => {
+                let pool = connection.get_sqlite_connection_pool();
+                let max = pool.options().get_max_connections();
+                (pool.size(), pool.num_idle(), max)
+            }
+            Readers::Postgres(readers) => readers.counts(),
+        };
+        // Read one after the other, so that they may not fit for a moment.
+        let idle = u32::try_from(idle).unwrap_or(u32::MAX).min(open);
+        Connections {
+            idle,
+            used: open - idle,
+            max,
+        }
+    }
 }
 
 impl Transaction {

@@ -11,7 +11,7 @@ use super::append::head_of;
 use super::connection::Transaction;
 use super::entity::spool;
 use super::rows::{Failure, get_id, number, unsigned};
-use crate::contract::{Error, Head, LogInfo, SpoolHello, SpoolId, SpoolOpened, SpoolRecord};
+use crate::contract::{Books, Error, Head, LogInfo, SpoolHello, SpoolId, SpoolOpened, SpoolRecord};
 use crate::plan::HeadRow;
 use crate::stored::id_bytes;
 use pass_domain::cursor::Cursor;
@@ -221,6 +221,12 @@ impl SqlStore {
         };
         let id = EventId::from_bytes(get_id(&row, 0, "event_id")?);
         Ok(Cursor::digest_of(&id) == place.digest)
+    }
+
+    /// See [`crate::PassStore::books`].
+    pub(super) async fn books_inner(&self) -> Result<(Head, Books), Failure> {
+        let head = self.head_row().await?;
+        Ok((head_of(&head)?, head.books))
     }
 
     /// See [`crate::PassStore::log_info`].

@@ -29,6 +29,7 @@ use crate::grpc::pass::PassApi;
 use crate::grpc::subscription::SubscriptionApi;
 use crate::ingest::Ingest;
 use crate::ingest::gateways::Gateways;
+use crate::metrics::Measures;
 use crate::query::Reader;
 use crate::query::mask::MessageTypes;
 use crate::tail::subscription::Subscriptions;
@@ -117,6 +118,7 @@ pub(super) fn calls(
     clock: &Arc<dyn Clock>,
     shutdown: &Shutdown,
     streams: &Tasks,
+    measures: &Arc<Measures>,
 ) -> Routes {
     let Engine {
         store,
@@ -141,6 +143,7 @@ pub(super) fn calls(
             gateways: Arc::clone(&gateways),
             clock: Arc::clone(clock),
             shutdown: shutdown.clone(),
+            measures: Arc::clone(measures),
             config: config.ingest.clone(),
             writer_config: config.writer.clone(),
         },
@@ -153,6 +156,7 @@ pub(super) fn calls(
             tail: Arc::clone(tail),
             clock: Arc::clone(clock),
             shutdown: shutdown.clone(),
+            measures: Arc::clone(measures),
         },
         types: Arc::clone(&types),
         tasks: streams.clone(),

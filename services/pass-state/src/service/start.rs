@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::RunError;
 use crate::config::{Backend, Config, Migrations, StoreConfig};
 use crate::health::StoreHealth;
+use crate::metrics::Measures;
 use crate::tail::Tail;
 use crate::writer::{Writer, writer};
 
@@ -160,6 +161,7 @@ pub(super) async fn start(
     health: &Arc<StoreHealth>,
     clock: &Arc<dyn Clock>,
     shutdown: &Shutdown,
+    measures: &Arc<Measures>,
 ) -> Result<Option<Engine>, RunError> {
     let opened = match source {
         Source::Open(opened) => opened,
@@ -185,6 +187,7 @@ pub(super) async fn start(
         Arc::clone(&opened.store),
         Arc::clone(&tail),
         Arc::clone(health),
+        Arc::clone(measures),
         Arc::clone(clock),
         config.writer.clone(),
     );

@@ -32,6 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{PAGE_BYTES, RingRead, Tail, event_bytes};
 use crate::fault;
 use crate::frames::{FrameSender, Gone};
+use crate::metrics::{self, Measures};
 use crate::query::events::EventRecord;
 use crate::query::mask::Mask;
 
@@ -82,6 +83,7 @@ pub(crate) struct Subscriptions {
     pub(crate) tail: Arc<Tail>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) shutdown: Shutdown,
+    pub(crate) measures: Arc<Measures>,
 }
 
 /// A subscription that was let in and knows where it starts.
@@ -235,6 +237,7 @@ impl Subscription {
             page_events: FIRST_PAGE_EVENTS.min(self.on.tail.config.page_events),
             ahead: None,
             frames: &frames,
+            counted: self.on.measures.subscriber(self.start.position.0),
             this: &self,
         };
         let end = match run.go().await {
@@ -265,6 +268,8 @@ struct PageAfter {
 struct Run<'a> {
     this: &'a Subscription,
     frames: &'a FrameSender<v1::SubscribeResponse>,
+    /// Shows where it stands.
+    counted: metrics::Subscriber,
     ring: watch::Receiver<()>,
     epoch: u64,
     /// Everything up to here was considered.
@@ -296,6 +301,7 @@ impl Run<'_> {
         self.send(Frame::Started(started)).await?;
         loop {
             self.check()?;
+            self.counted.at(self.cursor.position.0, self.live);
             if self.live {
                 self.follow().await?;
             } else {
@@ -431,6 +437,7 @@ impl Run<'_> {
             RingRead::Behind => {
                 self.live = false;
                 self.caught_up = false;
+                self.this.on.measures.fell_behind();
                 let fell_behind = v1::SubscriptionFellBehind {
                     cursor: self.cursor.to_string(),
                     server_time: Some(self.now()),
@@ -506,8 +513,11 @@ impl Run<'_> {
 
     async fn events(&mut self, events: Vec<v1::PassEvent>) -> Result<(), End> {
         let cursor = self.cursor.to_string();
+        let count = events.len();
         self.send(Frame::Events(v1::SubscriptionEvents { events, cursor }))
-            .await
+            .await?;
+        self.this.on.measures.events_sent(count);
+        Ok(())
     }
 
     async fn bookmark(&mut self) -> Result<(), End> {
@@ -542,6 +552,7 @@ impl Run<'_> {
         room.send(v1::SubscribeResponse { frame: Some(frame) });
         self.sending = false;
         self.queued = self.cursor;
+        self.counted.at(self.cursor.position.0, self.live);
         self.unsaid = 0;
         self.last_frame = Instant::now();
         Ok(())
@@ -553,13 +564,14 @@ impl Run<'_> {
             End::Gone => None,
             End::Failed(fault) => Some(fault),
             End::EpochChanged => Some(epoch_mismatch(&self.this.on.tail.head())),
-            End::Stalled => Some(
-                Fault::new(
+            End::Stalled => {
+                self.this.on.measures.stalled();
+                let fault = Fault::new(
                     Reason::SubscriberStalled,
                     "the subscriber took nothing for too long",
-                )
-                .with("cursor", self.queued.to_string()),
-            ),
+                );
+                Some(fault.with("cursor", self.queued.to_string()))
+            }
             End::Closing(reason) => {
                 // Where a frame found no room there is none for this one, and what it would have told is
                 // told again.

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use pass_domain::delivery::{Decoded, Delivery, Undecodable, UndecodableReason};
+use pass_domain::ids::SourceUid;
+use pass_domain::kind::Kind;
 use pass_store::{AppendPart, Error, Head, PartOutcome, PassStore};
 
 use super::Unapplied;
@@ -21,6 +23,10 @@ pub(super) struct Done {
     pub(super) head: Option<Head>,
     /// Why something was not recorded, if the store failed.
     pub(super) failed: Option<Error>,
+    /// What the store said of data that it refused and that were then tried in smaller pieces.
+    pub(super) refused: Vec<Error>,
+    /// Events recorded, by source and kind; a pair may be there more than once.
+    pub(super) recorded: Vec<(SourceUid, Kind, u64)>,
 }
 
 /// A piece of a group: the group's number and the deliveries.
@@ -40,6 +46,8 @@ pub(super) async fn append(store: &dyn PassStore, groups: Vec<AppendPart>, now: 
             .collect(),
         head: None,
         failed: None,
+        refused: Vec::new(),
+        recorded: Vec::new(),
     };
     let mut work: Vec<Vec<Piece>> = vec![groups.into_iter().enumerate().collect()];
     while let Some(mut pieces) = work.pop() {
@@ -53,6 +61,7 @@ pub(super) async fn append(store: &dyn PassStore, groups: Vec<AppendPart>, now: 
         match store.append(&parts, now).await {
             Ok(appended) => {
                 done.head = Some(appended.head);
+                done.recorded.extend(appended.recorded);
                 for (group, outcome) in numbers.into_iter().zip(appended.parts) {
                     join(&mut done.groups[group], outcome);
                 }
@@ -61,6 +70,7 @@ pub(super) async fn append(store: &dyn PassStore, groups: Vec<AppendPart>, now: 
                 let count: usize = parts.iter().map(|part| part.deliveries.len()).sum();
                 let pieces = numbers.iter().copied().zip(parts).collect();
                 if count > 1 {
+                    done.refused.push(error);
                     let (first, second) = halve(pieces, count / 2);
                     work.push(second);
                     work.push(first);
@@ -72,6 +82,7 @@ pub(super) async fn append(store: &dyn PassStore, groups: Vec<AppendPart>, now: 
                         source.name = %delivery.source,
                         "the store refuses a delivery for ever; it goes to quarantine"
                     );
+                    done.refused.push(error);
                     work.push(pieces);
                 } else {
                     tracing::error!(

@@ -169,6 +169,7 @@ impl<'a> Session<'a> {
             status.spool_restored = false;
             status.streams += 1;
             status.epoch.clone_from(&ready.epoch);
+            status.window = (limits.deliveries, limits.bytes);
             status.committed_sequence = ready.committed_sequence;
             status.last_error = None;
         });
@@ -574,6 +575,9 @@ fn delivery_id_of(record: &Bytes) -> Option<DeliveryId> {
 /// Starts the span of a sampled delivery's hop and hands it on as the parent of what pass-state does.
 fn continue_trace(delivery: &mut v1::IngestDelivery) -> Option<tracing::Span> {
     let trace = delivery.trace.as_mut()?;
+    if trace.traceparent.is_empty() {
+        return None;
+    }
     let parent = telemetry::extract(&trace.traceparent, Some(&trace.tracestate));
     if !parent.span().span_context().is_sampled() {
         return None;

@@ -7,19 +7,19 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::header;
 use serde_json::{Map, Value, json};
-use service_kit::admin::{Readiness, Version};
+use service_kit::admin::Readiness;
+use service_kit::metrics::Metrics;
+use service_kit::telemetry;
 
 use crate::books::Tally;
-use crate::config::SERVICE_NAME;
-use crate::gateway::Observer;
+use crate::gateway::{Observer, VERSION};
 
 /// Makes the admin routes.
-pub(crate) fn router(readiness: Readiness, observer: Arc<Observer>) -> Router {
-    let version = Version {
-        service: SERVICE_NAME,
-        version: env!("CARGO_PKG_VERSION"),
-    };
-    service_kit::admin::router(readiness, version).route(
+pub(crate) fn router(readiness: Readiness, metrics: &Metrics, observer: Arc<Observer>) -> Router {
+    let router = service_kit::admin::router(readiness, VERSION)
+        .merge(metrics.routes())
+        .merge(telemetry::log_filter_routes());
+    router.route(
         "/status",
         get(async move || -> Response {
             let headers = [

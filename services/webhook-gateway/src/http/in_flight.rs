@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[derive(Debug)]
-pub(super) struct InFlight {
+pub(crate) struct InFlight {
     requests: AtomicUsize,
     bytes: AtomicUsize,
     requests_max: usize,
@@ -19,6 +19,14 @@ impl InFlight {
             requests_max,
             bytes_max,
         }
+    }
+
+    /// Requests being handled, and the bytes reserved for their bodies.
+    pub(crate) fn now(&self) -> (usize, usize) {
+        (
+            self.requests.load(Ordering::Relaxed),
+            self.bytes.load(Ordering::Relaxed),
+        )
     }
 
     /// Takes a place for a body of at most `bytes`; `None` if there is none. Dropping it gives it back.

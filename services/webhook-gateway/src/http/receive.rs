@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -160,6 +161,7 @@ impl Call<'_> {
                 return Refused::because(Tally::Abandoned, Problem::BodyBroken);
             }
         };
+        let began = edge.ack_duration.as_ref().map(|_| Instant::now());
         let receive_time = edge.clock.now();
         let delivery = self.decode(method, &body, receive_time)?;
         let (told, record) = self.record(delivery, body);
@@ -190,6 +192,7 @@ impl Call<'_> {
                 return Refused::because(Tally::Internal, Problem::Internal);
             }
         };
+        edge.books.delivered(self.index, receive_time);
         if told.tally == Tally::Stored {
             edge.books.add_facts(self.index, told.events.len());
         }
@@ -197,7 +200,11 @@ impl Call<'_> {
             AckMode::Durable => None,
             AckMode::Applied => edge.waiters.outcome(sequence.0, edge.ack_timeout).await,
         };
-        Ok((told.tally, accepted(&told, outcome)))
+        let response = accepted(&told, outcome);
+        if let (Some(ack_duration), Some(began)) = (&edge.ack_duration, began) {
+            ack_duration.record(self.entry.ack, began.elapsed());
+        }
+        Ok((told.tally, response))
     }
 
     /// Everything that can be refused without the body.

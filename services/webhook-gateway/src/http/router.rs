@@ -9,14 +9,15 @@ use axum::extract::{Request, State};
 use axum::routing::any;
 use futures_util::FutureExt as _;
 use http::Response;
+use opentelemetry::Context;
 use pass_spool::Spool;
 use service_kit::clock::Clock;
 use service_kit::listener::BodyTimeouts;
 use service_kit::shutdown::Shutdown;
-use service_kit::telemetry;
+use service_kit::telemetry::{self, Sampling};
 use tokio::sync::watch;
-use tracing::Instrument as _;
 use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use super::in_flight::InFlight;
 use super::problem::Problem;
@@ -24,6 +25,7 @@ use super::receive;
 use crate::books::{Books, Tally};
 use crate::config::{Ack, Http, SERVICE_NAME};
 use crate::forward::ForwardStatus;
+use crate::metrics::AckDuration;
 use crate::record::record_bytes_max;
 use crate::sources::Sources;
 use crate::waiters::Waiters;
@@ -42,8 +44,10 @@ pub(crate) struct Edge {
     pub(super) record_bytes_max: usize,
     pub(super) body_timeouts: BodyTimeouts,
     pub(super) ack_timeout: std::time::Duration,
-    /// Whether spans go anywhere; without, no work is done for them.
-    pub(super) traced: bool,
+    /// Which requests get a span; for the others no work is done.
+    pub(super) sampling: Sampling,
+    /// Absent if nobody looks at metrics.
+    pub(super) ack_duration: Option<AckDuration>,
     pub(super) shutdown: Shutdown,
 }
 
@@ -61,7 +65,8 @@ impl Edge {
         books: Arc<Books>,
         waiters: Arc<Waiters>,
         forward: watch::Receiver<ForwardStatus>,
-        traced: bool,
+        sampling: Sampling,
+        ack_duration: Option<AckDuration>,
         shutdown: Shutdown,
     ) -> Self {
         let body_bytes_max = http.body_bytes_max.as_usize();
@@ -80,9 +85,15 @@ impl Edge {
             record_bytes_max: record_bytes_max(body_bytes_max),
             body_timeouts: http.limits.body,
             ack_timeout: ack.timeout.get(),
-            traced,
+            sampling,
+            ack_duration,
             shutdown,
         }
+    }
+
+    /// How much is being handled.
+    pub(crate) fn in_flight(&self) -> Arc<InFlight> {
+        Arc::clone(&self.in_flight)
     }
 }
 
@@ -113,26 +124,9 @@ async fn callback(State(edge): State<Arc<Edge>>, request: Request) -> Response<B
 }
 
 async fn answer(edge: &Edge, request: Request) -> Response<Body> {
-    if !edge.traced {
+    let Some(span) = span(edge.sampling, &request) else {
         return receive::receive(edge, request, None).await;
-    }
-    let headers = request.headers();
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let span = tracing::info_span!(
-        "callback",
-        otel.name = format!("{} /webhooks/{{source}}", known_method(request.method())),
-        otel.kind = "server",
-        otel.status_code = Empty,
-        service.name = SERVICE_NAME,
-        http.request.method = known_method(request.method()),
-        http.route = "/webhooks/{source}",
-        http.response.status_code = Empty,
-        source.name = Empty,
-        delivery.id = Empty,
-    );
-    if let Some(traceparent) = header("traceparent") {
-        telemetry::set_parent(&span, telemetry::extract(traceparent, header("tracestate")));
-    }
+    };
     let response = receive::receive(edge, request, Some(&span))
         .instrument(span.clone())
         .await;
@@ -141,6 +135,35 @@ async fn answer(edge: &Edge, request: Request) -> Response<Body> {
         span.record("otel.status_code", "ERROR");
     }
     response
+}
+
+/// The request's span, if its sender records the trace or chance wants it.
+fn span(sampling: Sampling, request: &Request) -> Option<Span> {
+    if !sampling.is_on() {
+        return None;
+    }
+    let header = |name: &str| {
+        let value = request.headers().get(name);
+        value.and_then(|value| value.to_str().ok())
+    };
+    let parent = header("traceparent").map_or_else(Context::new, |traceparent| {
+        telemetry::extract(traceparent, header("tracestate"))
+    });
+    let method = known_method(request.method());
+    sampling.span(parent, || {
+        tracing::info_span!(
+            "callback",
+            otel.name = format!("{method} /webhooks/{{source}}"),
+            otel.kind = "server",
+            otel.status_code = Empty,
+            service.name = SERVICE_NAME,
+            http.request.method = method,
+            http.route = "/webhooks/{source}",
+            http.response.status_code = Empty,
+            source.name = Empty,
+            delivery.id = Empty,
+        )
+    })
 }
 
 /// The method's name, for the few that exist; the sender can't put words into span names.

@@ -17,6 +17,7 @@ use pass_spool::{AppendError, Sequence, Spool};
 use serde_json::Value;
 use service_kit::listener::PeerAddr;
 use service_kit::shutdown::Shutdown;
+use service_kit::telemetry::Sampling;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tower::ServiceExt as _;
@@ -62,6 +63,11 @@ impl Rig {
     }
 
     fn over(spool: Arc<dyn Spool>, http: &Http, ack: &Ack, traced: bool) -> Self {
+        let sampling = if traced {
+            Sampling::of_ratio(1.0)
+        } else {
+            Sampling::OFF
+        };
         let sources = testing::sources(ack);
         let books = Arc::new(Books::new(&sources));
         let waiters = Arc::new(Waiters::new(ack.waiters_max, true));
@@ -76,7 +82,8 @@ impl Rig {
             Arc::clone(&books),
             Arc::clone(&waiters),
             forward.subscribe(),
-            traced,
+            sampling,
+            None,
             shutdown.clone(),
         );
         Self {

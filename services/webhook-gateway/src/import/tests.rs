@@ -67,6 +67,7 @@ impl Rig {
             &[],
             &self.dependencies().data_dir,
             &self.dependencies().clock,
+            Arc::new(|_| {}),
         )
         .await
         .unwrap();
@@ -180,6 +181,7 @@ async fn a_configured_spool_that_is_in_use_is_refused_with_what_to_do() {
         &[],
         &dependencies.data_dir,
         &dependencies.clock,
+        Arc::new(|_| {}),
     )
     .await
     .unwrap();

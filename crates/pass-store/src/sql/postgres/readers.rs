@@ -89,6 +89,12 @@ impl Readers {
         })
     }
 
+    /// How many connections are open, how many of them wait to be used, and how many there may be.
+    pub(in crate::sql) fn counts(&self) -> (u32, usize, u32) {
+        let max = self.pool.options().get_max_connections();
+        (self.pool.size(), self.pool.num_idle(), max)
+    }
+
     /// How many connections wait to be used.
     #[cfg(test)]
     pub(super) fn idle(&self) -> usize {

@@ -1,0 +1,158 @@
+//! Exporters to an OTLP collector over gRPC: where it is, and how to reach it.
+
+use std::time::Duration;
+
+use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
+
+use super::TelemetryConfig;
+
+/// The standard variable for whatever has none of its own.
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// The standard variable of the time between two pushes of metrics, in milliseconds.
+const METRICS_INTERVAL: &str = "OTEL_METRIC_EXPORT_INTERVAL";
+
+/// What is exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signal {
+    Traces,
+    Metrics,
+}
+
+impl Signal {
+    /// The standard variable that names an endpoint for this signal alone.
+    fn endpoint_variable(self) -> &'static str {
+        match self {
+            Signal::Traces => "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            Signal::Metrics => "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        }
+    }
+}
+
+fn variable<'a>(variables: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
+    variables
+        .iter()
+        .find(|(name, value)| name == wanted && !value.is_empty())
+        .map(|(_, value)| value.as_str())
+}
+
+fn endpoint(
+    config: &TelemetryConfig,
+    signal: Signal,
+    variables: &[(String, String)],
+) -> Option<String> {
+    config.otlp_endpoint.clone().or_else(|| {
+        variable(variables, signal.endpoint_variable())
+            .or_else(|| variable(variables, ENDPOINT))
+            .map(str::to_owned)
+    })
+}
+
+/// The time between two pushes of metrics: as configured; where that is the default, as the environment says,
+/// if that is within the configuration's bounds.
+pub(crate) fn metrics_interval(
+    config: &TelemetryConfig,
+    variables: &[(String, String)],
+) -> Duration {
+    let configured = config.metrics_interval;
+    if configured != TelemetryConfig::default().metrics_interval {
+        return configured.get();
+    }
+    variable(variables, METRICS_INTERVAL)
+        .and_then(|text| text.parse().ok())
+        .map(Duration::from_millis)
+        .filter(|interval| (Duration::from_secs(1)..=Duration::from_mins(10)).contains(interval))
+        .unwrap_or(configured.get())
+}
+
+fn in_runtime() -> Result<(), String> {
+    match tokio::runtime::Handle::try_current() {
+        Ok(_) => Ok(()),
+        Err(_) => Err("telemetry was not initialised within a tokio runtime".to_owned()),
+    }
+}
+
+/// The exporter of spans, if there is an endpoint. Headers come from the standard variables.
+pub(crate) fn span_exporter(
+    config: &TelemetryConfig,
+    variables: &[(String, String)],
+) -> Result<Option<SpanExporter>, String> {
+    let Some(endpoint) = endpoint(config, Signal::Traces, variables) else {
+        return Ok(None);
+    };
+    in_runtime()?;
+    SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .with_timeout(config.export_timeout.get())
+        .build()
+        .map(Some)
+        .map_err(|error| error.to_string())
+}
+
+/// The exporter of metrics, if there is an endpoint. Headers come from the standard variables.
+pub(crate) fn metric_exporter(
+    config: &TelemetryConfig,
+    variables: &[(String, String)],
+) -> Result<Option<MetricExporter>, String> {
+    let Some(endpoint) = endpoint(config, Signal::Metrics, variables) else {
+        return Ok(None);
+    };
+    in_runtime()?;
+    MetricExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .with_timeout(config.export_timeout.get())
+        .build()
+        .map(Some)
+        .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn the_configured_endpoint_wins_over_the_environment_and_a_signals_own_over_the_common_one() {
+        let set = variables(&[
+            (ENDPOINT, "http://b:4317"),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://a:4317"),
+        ]);
+        let mut config = TelemetryConfig::default();
+        assert_eq!(endpoint(&config, Signal::Traces, &[]), None);
+        let found = |config: &TelemetryConfig, signal| endpoint(config, signal, &set);
+        assert_eq!(
+            found(&config, Signal::Traces).as_deref(),
+            Some("http://a:4317")
+        );
+        assert_eq!(
+            found(&config, Signal::Metrics).as_deref(),
+            Some("http://b:4317")
+        );
+        config.otlp_endpoint = Some("http://c:4317".to_owned());
+        assert_eq!(
+            found(&config, Signal::Metrics).as_deref(),
+            Some("http://c:4317")
+        );
+    }
+
+    #[test]
+    fn the_environments_interval_counts_only_beside_the_default_and_within_bounds() {
+        let seconds = |config: &TelemetryConfig, text| {
+            metrics_interval(config, &variables(&[(METRICS_INTERVAL, text)])).as_secs()
+        };
+        let mut config = TelemetryConfig::default();
+        assert_eq!(metrics_interval(&config, &[]).as_secs(), 30);
+        assert_eq!(seconds(&config, "5000"), 5);
+        assert_eq!(seconds(&config, "5"), 30);
+        assert_eq!(seconds(&config, "soon"), 30);
+        config.metrics_interval = crate::config::Duration::from_secs(7);
+        assert_eq!(seconds(&config, "5000"), 7);
+    }
+}
