@@ -44,6 +44,7 @@ use crate::reload::ReloadStatus;
 use crate::telemetry::{TelemetryConfig, otlp};
 
 mod process;
+pub mod rpc;
 
 pub use opentelemetry::KeyValue;
 

@@ -233,7 +233,7 @@ fn observe_books(metrics: &Metrics, measures: &Arc<Measures>, store: &Arc<dyn Pa
             }
         })
     });
-    let gauges = |name, unit, about, values: fn(&Head, &Books) -> Vec<(f64, Option<KeyValue>)>| {
+    let gauges = |name, unit, about, values: Values| {
         let measures = Arc::clone(measures);
         metrics.gauges(name, unit, about, move |shown| {
             let Some((head, books)) = *lock(&measures.books) else {
@@ -435,6 +435,9 @@ fn observe_connections(metrics: &Metrics, store: &Arc<dyn PassStore>) {
         move || asked.connections().max.into(),
     );
 }
+
+/// Takes a gauge's values, each with its label if it has one, out of what was read.
+type Values = fn(&Head, &Books) -> Vec<(f64, Option<KeyValue>)>;
 
 /// One of several values of a gauge.
 fn outcome(value: u64, name: &'static str) -> (f64, Option<KeyValue>) {

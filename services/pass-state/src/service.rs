@@ -13,6 +13,7 @@ use service_kit::config::Faults;
 use service_kit::grpc::{self, GrpcLimits, GrpcListener};
 use service_kit::listener::HttpListener;
 use service_kit::metrics::Metrics;
+use service_kit::metrics::rpc::RpcLayer;
 use service_kit::reload::Reloads;
 use service_kit::shutdown::{Phase, Shutdown};
 use service_kit::tls::{self, Protocol, TlsServer};
@@ -236,6 +237,8 @@ impl PassState {
     /// # Errors
     /// If the store or a listener fails for good.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
+        let metrics = self.metrics;
+        let measures = Measures::new(&metrics);
         let readiness = Readiness::new(shutdown.clone());
         let health = Arc::new(StoreHealth::new(readiness.register("store")));
         let streams = Tasks::new();
@@ -244,10 +247,9 @@ impl PassState {
         let limits = &self.config.grpc.limits;
         let server = grpc::server(limits)
             .timeout(limits.request_timeout.get() + DEADLINE_SLACK)
+            .layer(RpcLayer::new(&metrics, routes::methods(&self.config)))
             .add_routes(routes::always(&self.config, &reporter, gate.clone()));
         let mut serving = Box::pin(self.grpc.serve(server, shutdown.clone()));
-        let metrics = self.metrics;
-        let measures = Measures::new(&metrics);
         metrics.observe_readiness(&readiness);
         metrics.observe_reloads(self.reloads.status());
         let admin = admin::router(readiness.clone(), VERSION)

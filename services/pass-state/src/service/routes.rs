@@ -11,6 +11,8 @@ use pass_proto::v1::delivery_service_server::DeliveryServiceServer;
 use pass_proto::v1::ingest_service_server::IngestServiceServer;
 use pass_proto::v1::pass_service_server::PassServiceServer;
 use pass_proto::v1::subscription_service_server::SubscriptionServiceServer;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use service_kit::clock::Clock;
 use service_kit::shutdown::Shutdown;
 use tokio::sync::Semaphore;
@@ -85,6 +87,31 @@ where
             }
         }
     }
+}
+
+/// Every method that is served: its service's full name and its own.
+pub(super) fn methods(config: &Config) -> Vec<(String, String)> {
+    let mut sets = vec![
+        pass_proto::DESCRIPTORS,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+    ];
+    if config.grpc.reflection {
+        sets.push(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET);
+        sets.push(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
+    }
+    let mut methods = Vec::new();
+    for set in sets {
+        let set = FileDescriptorSet::decode(set).expect("the descriptor sets are compiled in");
+        for file in set.file {
+            let package = file.package().to_owned();
+            for service in file.service {
+                let name = format!("{package}.{}", service.name());
+                let of_service = service.method.iter();
+                methods.extend(of_service.map(|method| (name.clone(), method.name().to_owned())));
+            }
+        }
+    }
+    methods
 }
 
 /// What is served whether or not the store is open; everything else goes through `gate`.
