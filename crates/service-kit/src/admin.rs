@@ -21,7 +21,7 @@ use crate::shutdown::Shutdown;
 
 mod local;
 
-pub use local::{ask, healthcheck};
+pub use local::{ask, healthcheck, log_filter};
 
 /// Longest reason that is kept, in bytes.
 const REASON_BYTES_MAX: usize = 256;

@@ -264,6 +264,23 @@ impl Metrics {
         );
     }
 
+    /// Shows when the certificates of a service's listeners expire: each listener's name, and Unix seconds.
+    pub fn observe_certificates<I>(&self, certificates: impl Fn() -> I + Send + Sync + 'static)
+    where
+        I: IntoIterator<Item = (&'static str, i64)>,
+    {
+        self.gauges(
+            "passline.tls.certificate_expiry_timestamp",
+            "s",
+            "When the certificate in use expires, Unix time.",
+            move |seen| {
+                for (listener, expires) in certificates() {
+                    seen.observe(expires as f64, &[KeyValue::new("listener", listener)]);
+                }
+            },
+        );
+    }
+
     /// Shows what came of reloading files.
     pub fn observe_reloads(&self, status: Arc<ReloadStatus>) {
         let counted = Arc::clone(&status);

@@ -36,6 +36,11 @@ enum Command {
     CheckConfig,
     /// Asks a running pass-state whether it is ready.
     Healthcheck,
+    /// Changes which log lines a running pass-state writes, until it ends. On its machine only.
+    LogFilter {
+        /// Levels by target, as `info,hyper=warn`.
+        filter: String,
+    },
     /// Brings the database's schema up to date, and exits.
     Migrate,
     /// Changes the log's epoch.
@@ -89,6 +94,11 @@ async fn main() -> ExitCode {
         Command::Healthcheck => {
             let admin = &config.admin;
             let asked = admin::healthcheck(admin.listen, admin.tls.as_ref()).await;
+            asked.map_err(Into::into)
+        }
+        Command::LogFilter { filter } => {
+            let admin = &config.admin;
+            let asked = admin::log_filter(admin.listen, admin.tls.as_ref(), &filter).await;
             asked.map_err(Into::into)
         }
         Command::Migrate => PassState::migrate(&config, &arguments.data_dir)

@@ -16,8 +16,8 @@ use service_kit::metrics::Metrics;
 use service_kit::metrics::rpc::RpcLayer;
 use service_kit::reload::Reloads;
 use service_kit::shutdown::{Phase, Shutdown};
-use service_kit::tls::{self, Protocol, TlsServer};
 use service_kit::telemetry;
+use service_kit::tls::{self, Protocol, TlsServer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic_health::server::HealthReporter;
@@ -252,6 +252,11 @@ impl PassState {
         let mut serving = Box::pin(self.grpc.serve(server, shutdown.clone()));
         metrics.observe_readiness(&readiness);
         metrics.observe_reloads(self.reloads.status());
+        let certificates = self.certificates;
+        metrics.observe_certificates(move || {
+            let expiry = |(listener, tls): &(&'static str, TlsServer)| (*listener, tls.expires());
+            certificates.iter().map(expiry).collect::<Vec<_>>()
+        });
         let admin = admin::router(readiness.clone(), VERSION)
             .merge(metrics.routes())
             .merge(telemetry::log_filter_routes());

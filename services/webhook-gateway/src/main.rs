@@ -36,6 +36,11 @@ enum Command {
     CheckConfig,
     /// Asks a running gateway whether it is ready.
     Healthcheck,
+    /// Changes which log lines a running gateway writes, until it ends. On its machine only.
+    LogFilter {
+        /// Levels by target, as `info,hyper=warn`.
+        filter: String,
+    },
     /// Works on the spool while no gateway does.
     #[command(subcommand)]
     Spool(SpoolCommand),
@@ -85,6 +90,11 @@ async fn main() -> ExitCode {
         Command::Healthcheck => {
             let admin = &config.admin;
             let asked = admin::healthcheck(admin.listen, admin.tls.as_ref()).await;
+            asked.map_err(Into::into)
+        }
+        Command::LogFilter { filter } => {
+            let admin = &config.admin;
+            let asked = admin::log_filter(admin.listen, admin.tls.as_ref(), &filter).await;
             asked.map_err(Into::into)
         }
         Command::Spool(SpoolCommand::Import { dir }) => {

@@ -82,6 +82,8 @@ pub(crate) fn observe(
     in_flight: Arc<InFlight>,
     clock: Arc<dyn Clock>,
 ) {
+    let certificates = Arc::clone(observer);
+    metrics.observe_certificates(move || certificates.certificates().collect::<Vec<_>>());
     observe_requests(metrics, observer, in_flight);
     observe_sources(metrics, observer, clock);
     observe_spool(metrics, observer);

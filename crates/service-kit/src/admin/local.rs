@@ -59,6 +59,22 @@ pub async fn healthcheck(addr: SocketAddr, tls: Option<&TlsServerConfig>) -> io:
     Err(io::Error::other(format!("not ready: {body}")))
 }
 
+/// Puts a log filter in force in the running service.
+///
+/// # Errors
+/// The filter is refused, with what to write instead, or the service can't be asked.
+pub async fn log_filter(
+    addr: SocketAddr,
+    tls: Option<&TlsServerConfig>,
+    filter: &str,
+) -> io::Result<()> {
+    let (status, body) = ask(addr, tls, Method::PUT, "/log-filter", filter).await?;
+    if status == StatusCode::NO_CONTENT {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("refused: {}", body.trim_end())))
+}
+
 fn parse(answer: &[u8]) -> Option<(StatusCode, String)> {
     let text = std::str::from_utf8(answer).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
