@@ -127,9 +127,9 @@ pub struct GetArgs {
     /// Show this delivery with its body: del_… or deliveries/del_….
     #[arg(long, value_name = "DELIVERY")]
     pub delivery: Option<String>,
-    /// Where pass-state is; several replicas separated by commas.
-    #[arg(long, default_value = "http://127.0.0.1:50051")]
-    pub server: String,
+    /// How pass-state is reached.
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 /// Arguments of `tail`.
@@ -147,9 +147,33 @@ pub struct TailArgs {
     /// End at the log's present end instead of waiting for more.
     #[arg(long)]
     pub stop_at_head: bool,
-    /// Where pass-state is; several replicas separated by commas.
-    #[arg(long, default_value = "http://127.0.0.1:50051")]
-    pub server: String,
+    /// How pass-state is reached.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// How pass-state is reached.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// Where pass-state is, with https:// for TLS; several replicas separated by commas.
+    #[arg(
+        long = "server",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    pub url: String,
+    /// Authorities to trust instead of the system's, a PEM file.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The certificate to show, a PEM file.
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    pub cert_file: Option<PathBuf>,
+    /// Its private key, a PEM file.
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    pub key_file: Option<PathBuf>,
+    /// A file that holds the token to show.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// Arguments of `check-config`.
@@ -183,7 +207,7 @@ mod tests {
         let Command::Tail(tail) = parse("passline tail --json").unwrap().command else {
             panic!("not tail");
         };
-        assert_eq!(tail.server, "http://127.0.0.1:50051");
+        assert_eq!(tail.server.url, "http://127.0.0.1:50051");
         assert!(!tail.from_beginning && tail.after.is_none() && tail.filter.is_empty());
     }
 
@@ -199,6 +223,8 @@ mod tests {
             "passline send --source a --file c -",
             "passline send --source a body",
             "passline send --source a --vendor passkit",
+            "passline get --delivery del_1 --cert-file c",
+            "passline tail --key-file k",
             "passline check-config",
             "passline demo --for-ever",
         ] {
@@ -209,6 +235,7 @@ mod tests {
             "passline send --list",
             "passline send --source a -",
             "passline get --delivery del_1",
+            "passline tail --server https://h:1 --ca-file a --cert-file c --key-file k --token-file t",
             "passline --json get sources/a/passes/b --server http://h:1",
         ] {
             assert!(parse(line).is_ok(), "{line}");

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use pass_proto::v1::pass_service_client::PassServiceClient;
 use pass_proto::v1::{ListEventsRequest, PassEvent};
-use service_kit::grpc::{Channel, ChannelConfig, Credentials, channel};
+use service_kit::config::{Faults, Validate as _};
+use service_kit::grpc::{Channel, ChannelConfig, Credentials, TokenSource, channel};
+use service_kit::tls::TlsClientConfig;
 
 use crate::Failure;
+use crate::args::ServerArgs;
 
 /// Time for one answer.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -17,13 +20,55 @@ const PAGE_EVENTS: i32 = 500;
 /// Most events of one pass that are read for a timeline.
 pub(crate) const TIMELINE_EVENTS_MAX: usize = 10_000;
 
-/// Makes a channel to `server`, or to several separated by commas; it connects at the first call.
-pub(crate) fn connect(server: &str) -> Result<Channel, Failure> {
+/// Makes a channel to a server on this machine, without TLS.
+pub(crate) fn connect_locally(url: &str) -> Result<Channel, Failure> {
     let config = ChannelConfig {
-        endpoint: server.into(),
+        endpoint: url.into(),
         ..ChannelConfig::default()
     };
     channel(&config, &Credentials::default()).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// Makes a channel to the server, or the several, that the arguments name; it connects at the first call.
+pub(crate) fn connect(server: &ServerArgs) -> Result<Channel, Failure> {
+    let tls = TlsClientConfig {
+        ca_file: server.ca_file.clone(),
+        cert_file: server.cert_file.clone(),
+        key_file: server.key_file.clone(),
+        server_name: None,
+    };
+    let config = ChannelConfig {
+        endpoint: server.url.as_str().into(),
+        tls: (tls != TlsClientConfig::default()).then_some(tls),
+        token: server.token_file.clone().map(TokenSource::File),
+        ..ChannelConfig::default()
+    };
+    let mut faults = Faults::default();
+    config.validate(&mut faults);
+    if !faults.is_empty() {
+        return Err(wrong(&faults));
+    }
+    let credentials = Credentials::load("server", &config, &[]).map_err(|faults| wrong(&faults))?;
+    channel(&config, &credentials).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// Faults of a configuration as those of the options that stand for its keys.
+fn wrong(faults: &Faults) -> Failure {
+    let lines: Vec<String> = faults
+        .iter()
+        .map(|fault| {
+            let option = match fault.path.rsplit('.').next().unwrap_or_default() {
+                "ca_file" => "--ca-file",
+                "cert_file" => "--cert-file",
+                "key_file" => "--key-file",
+                "token" => "--token-file",
+                _ => "--server",
+            };
+            let fix = fault.fix.as_deref().unwrap_or("correct it");
+            format!("{option}: {}; {fix}", fault.problem)
+        })
+        .collect();
+    Failure::Usage(lines.join("\n"))
 }
 
 /// A client of the pass service.

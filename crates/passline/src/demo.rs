@@ -200,7 +200,7 @@ impl<'a> Show<'a> {
         out: &'a mut Out,
     ) -> Result<Self, Failure> {
         let server = format!("http://{}", addresses.grpc);
-        let channel = client::connect(&server)?;
+        let channel = client::connect_locally(&server)?;
         let request = SubscribeRequest {
             start: Some(Start::FromBeginning(true)),
             ..SubscribeRequest::default()

@@ -3,7 +3,7 @@
 use pass_proto::v1::delivery_service_client::DeliveryServiceClient;
 use pass_proto::v1::{DeliveryView, GetDeliveryRequest, GetPassRequest};
 
-use crate::args::GetArgs;
+use crate::args::{GetArgs, ServerArgs};
 use crate::client::{self, MESSAGE_BYTES_MAX, TIMELINE_EVENTS_MAX};
 use crate::render::{self, paint};
 use crate::{Failure, Out, json};
@@ -19,8 +19,8 @@ pub(crate) async fn run(args: GetArgs, out: &mut Out) -> Result<(), Failure> {
     }
 }
 
-async fn get_pass(name: &str, server: &str, out: &mut Out) -> Result<(), Failure> {
-    let refused = |status| Failure::of_call(server, &status);
+async fn get_pass(name: &str, server: &ServerArgs, out: &mut Out) -> Result<(), Failure> {
+    let refused = |status| Failure::of_call(&server.url, &status);
     let mut client = client::passes(client::connect(server)?);
     let pass = client
         .get_pass(client::request(GetPassRequest {
@@ -52,7 +52,7 @@ async fn get_pass(name: &str, server: &str, out: &mut Out) -> Result<(), Failure
     Ok(())
 }
 
-async fn get_delivery(name: &str, server: &str, out: &mut Out) -> Result<(), Failure> {
+async fn get_delivery(name: &str, server: &ServerArgs, out: &mut Out) -> Result<(), Failure> {
     let name = if name.contains('/') {
         name.to_owned()
     } else {
@@ -66,7 +66,7 @@ async fn get_delivery(name: &str, server: &str, out: &mut Out) -> Result<(), Fai
             ..GetDeliveryRequest::default()
         }))
         .await
-        .map_err(|status| Failure::of_call(server, &status))?
+        .map_err(|status| Failure::of_call(&server.url, &status))?
         .into_inner()
         .delivery
         .unwrap_or_default();

@@ -76,7 +76,7 @@ impl Tail {
                 Err(status) => status,
             };
             if !connected || !is_temporary(&status) {
-                return Err(Failure::of_call(&self.args.server, &status));
+                return Err(Failure::of_call(&self.args.server.url, &status));
             }
             let pause = pause(failures, RandomState::new().hash_one(failures));
             failures = failures.saturating_add(1);
@@ -127,11 +127,20 @@ impl Tail {
                 up::shell_quoted(&self.args.filter)
             ));
         }
-        if self.args.server != up::SERVER_DEFAULT {
-            command.push_str(&format!(
-                " --server {}",
-                up::shell_quoted(&self.args.server)
-            ));
+        let server = &self.args.server;
+        if server.url != up::SERVER_DEFAULT {
+            command.push_str(&format!(" --server {}", up::shell_quoted(&server.url)));
+        }
+        for (option, file) in [
+            ("--ca-file", &server.ca_file),
+            ("--cert-file", &server.cert_file),
+            ("--key-file", &server.key_file),
+            ("--token-file", &server.token_file),
+        ] {
+            if let Some(file) = file {
+                let file = up::shell_quoted(&file.to_string_lossy());
+                command.push_str(&format!(" {option} {file}"));
+            }
         }
         command
     }

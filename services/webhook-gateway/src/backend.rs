@@ -119,6 +119,7 @@ pub(crate) fn jetstream_options(config: &Config) -> JetStreamOptions {
     let mut options = JetStreamOptions::new(keys.servers.clone());
     options.stream.clone_from(&keys.stream);
     options.tls_ca.clone_from(&keys.ca_file);
+    options.tls_identity = keys.cert_file.clone().zip(keys.key_file.clone());
     options.tls_required = keys.tls;
     options.replicas = keys.replicas;
     options.bytes_max = keys.bytes_max.bytes();

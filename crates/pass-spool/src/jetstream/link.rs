@@ -155,6 +155,10 @@ fn connect_options(
         Some(file) => connect.add_root_certificates(file.clone()),
         None => connect,
     };
+    let connect = match options.tls_identity.clone() {
+        Some((cert, key)) => connect.add_client_certificate(cert, key),
+        None => connect,
+    };
     let invalid = |what: String| JetStreamOpenError::Options { what };
     Ok(match options.credentials.clone() {
         NatsCredentials::None => connect,

@@ -62,8 +62,11 @@ pub struct JetStreamOptions {
     pub stream: String,
     /// How to prove oneself. Default not at all.
     pub credentials: NatsCredentials,
-    /// A PEM file of certificate authorities to trust beside the system's. Default none.
+    /// A PEM file of certificate authorities to trust instead of the system's. Default none. This file and the next are
+    /// read for each new connection.
     pub tls_ca: Option<PathBuf>,
+    /// The PEM files of a certificate to show, and of its key. Default none.
+    pub tls_identity: Option<(PathBuf, PathBuf)>,
     /// Refuses connections without TLS. Default false.
     pub tls_required: bool,
     /// Copies of each record, at least: 1 to 5, odd. Default 1.
@@ -105,6 +108,7 @@ impl JetStreamOptions {
             stream: "PASSLINE".into(),
             credentials: NatsCredentials::None,
             tls_ca: None,
+            tls_identity: None,
             tls_required: false,
             replicas: 1,
             bytes_max: 10 << 30,

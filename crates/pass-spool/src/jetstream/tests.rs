@@ -4,6 +4,7 @@ mod belief;
 mod faults;
 mod retention;
 mod rights;
+mod tls;
 mod turns;
 
 use std::sync::Arc;

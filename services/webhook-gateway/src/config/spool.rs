@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use pass_sources::SecretRef;
 use serde::Deserialize;
 use service_kit::config::{ByteSize, Duration, Faults, Validate};
+use service_kit::tls::TlsClientConfig;
 
 /// Most servers, and most monitoring addresses, that can be named.
 const SERVERS_MAX: usize = 16;
@@ -152,8 +153,13 @@ pub struct JetStream {
     pub nkey: Option<SpoolSecret>,
     /// Whether connections must be encrypted. Default false.
     pub tls: bool,
-    /// Certificate authorities to trust beside the system's, a PEM file.
+    /// Certificate authorities to trust instead of the system's, a PEM file. Like the next two it is read for each new
+    /// connection.
     pub ca_file: Option<PathBuf>,
+    /// The gateway's own certificate for servers that verify clients, a PEM file.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key, a PEM file.
+    pub key_file: Option<PathBuf>,
     /// Copies of the stream, on as many servers: 1, 3 or 5. Default 3.
     pub replicas: usize,
     /// Size of the stream. Default 10 GiB; at it 503.
@@ -188,6 +194,8 @@ impl Default for JetStream {
             nkey: None,
             tls: false,
             ca_file: None,
+            cert_file: None,
+            key_file: None,
             replicas: 3,
             bytes_max: ByteSize::from_gib(10),
             retain_age: Duration::from_hours(24),
@@ -236,6 +244,15 @@ impl Validate for JetStream {
             );
         }
         self.validate_login(faults);
+        let tls = TlsClientConfig {
+            ca_file: self.ca_file.clone(),
+            cert_file: self.cert_file.clone(),
+            key_file: self.key_file.clone(),
+            server_name: None,
+        };
+        if tls != TlsClientConfig::default() {
+            tls.validate(faults);
+        }
         if ![1, 3, 5].contains(&self.replicas) {
             faults.invalid(
                 "replicas",

@@ -34,6 +34,12 @@ fn every_way_to_log_in_of_the_example_is_known() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("nats.creds");
     std::fs::write(&file, "creds\n").unwrap();
+    let ca = test_kit::pki::TestCa::new("ca").unwrap();
+    ca.issue(&["a.test"])
+        .unwrap()
+        .write(dir.path(), "nats")
+        .unwrap();
+    test_kit::pki::replace(&dir.path().join("nats-ca.pem"), &ca.pem()).unwrap();
     let lines: Vec<&str> = EXAMPLE
         .lines()
         .filter_map(|line| line.strip_prefix("#- "))
@@ -43,7 +49,7 @@ fn every_way_to_log_in_of_the_example_is_known() {
             .iter()
             .find(|line| line.starts_with(&format!("{key} = ")));
         line.unwrap_or_else(|| panic!("{key} is not in the example"))
-            .replace("/etc/passline/nats.creds", file.to_str().unwrap())
+            .replace("/etc/passline/", &format!("{}/", dir.path().display()))
     };
     let env: Vec<(String, String)> = ["PASSWORD", "TOKEN", "SEED"]
         .map(|name| (format!("PASSLINE_NATS_{name}"), format!("{SECRET}-{name}")))
@@ -68,6 +74,7 @@ fn every_way_to_log_in_of_the_example_is_known() {
         ),
         (vec!["nkey"], NatsCredentials::NkeySeed(secret("SEED"))),
         (vec!["ca_file", "retain_bytes"], NatsCredentials::None),
+        (vec!["cert_file", "key_file"], NatsCredentials::None),
     ] {
         let text: String = keys.iter().map(|key| named(key) + "\n").collect();
         let config = load_text(&format!("{JETSTREAM}{text}"), &pairs)
@@ -76,7 +83,7 @@ fn every_way_to_log_in_of_the_example_is_known() {
         let login = backend::login(&config.spool.jetstream, &env, &Origin::Default).unwrap();
         assert!(login == expected, "{text}");
     }
-    assert_eq!(lines.len(), 7, "every optional key is tried above");
+    assert_eq!(lines.len(), 9, "every optional key is tried above");
 }
 
 #[test]
