@@ -1,0 +1,199 @@
+{{/* What values.schema.json can't see: combinations that can't work. All of them are told at once, with what to do. */}}
+
+{{- define "passline.validate" -}}
+{{- $faults := list -}}
+{{- range include "passline.faults" . | splitList "\n" -}}
+{{- with trim . }}{{ $faults = append $faults (printf "  - %s" .) }}{{ end -}}
+{{- end -}}
+{{- if $faults }}{{ fail (printf "these values can't work:\n%s\n" (join "\n" $faults)) }}{{ end -}}
+{{- end -}}
+
+{{/* One fault a line. */}}
+{{- define "passline.faults" -}}
+{{- include "passline.faults.passState" . }}
+{{ include "passline.faults.access" . }}
+{{ include "passline.faults.gateway" . }}
+{{ include "passline.faults.sources" . }}
+{{ include "passline.faults.component" (dict "key" "gateway" "component" "gateway" "values" .Values.gateway) }}
+{{ include "passline.faults.component" (dict "key" "passState" "component" "pass-state" "values" .Values.passState) }}
+{{- with .Values.observability }}
+{{- if and .serviceMonitor.enabled .podMonitor.enabled }}
+observability.serviceMonitor and observability.podMonitor would scrape every pod twice: enable one of them.
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "passline.faults.passState" -}}
+{{- with .Values.passState -}}
+{{- if eq .store.backend "sqlite" }}
+{{- if gt (int .replicas) 1 }}
+passState.replicas is {{ .replicas }}, but SQLite is a file of one process: set passState.replicas to 1, or passState.store.backend to "postgres".
+{{- end }}
+{{- if .autoscaling.enabled }}
+passState.autoscaling needs replicas that can be several: set passState.autoscaling.enabled to false, or passState.store.backend to "postgres".
+{{- end }}
+{{- if ne .migrations.mode "auto" }}
+passState.migrations.mode is "{{ .migrations.mode }}", but a SQLite volume belongs to one pod: set it to "auto", pass-state then brings the schema up to date itself.
+{{- end }}
+{{- else if not .store.postgres.existingSecret }}
+passState.store.backend is "postgres" without a database: make a Secret with its URL (kubectl create secret generic passline-database --from-literal=url=postgres://…) and name it in passState.store.postgres.existingSecret.
+{{- end }}
+{{- if and .grpcRoute.enabled (not .grpcRoute.parentRefs) }}
+passState.grpcRoute is enabled without a gateway: name it in passState.grpcRoute.parentRefs.
+{{- end }}
+{{- if and .config.store (eq .store.backend "sqlite") (.config.store).postgres }}
+passState.config.store.postgres is for PostgreSQL: remove it, or set passState.store.backend to "postgres".
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "passline.faults.access" -}}
+{{- $tls := include "passline.passState.tlsSecret" . -}}
+{{- $auth := include "passline.passState.principalsSecret" . -}}
+{{- $clientCa := include "passline.passState.clientCa" . -}}
+{{- $own := not .Values.gateway.passState.endpoint -}}
+{{- if not .Values.passState.insecure }}
+{{- if not $tls }}
+pass-state would speak plaintext: set certManager.enabled with an issuer, or name a kubernetes.io/tls Secret in passState.tls.existingSecret; to allow plaintext off loopback set passState.insecure to true.
+{{- end }}
+{{- if not $auth }}
+pass-state would answer everybody: name a Secret with a principals file in passState.auth.existingSecret, or write passState.auth.principals; to allow calls without authentication set passState.insecure to true.
+{{- end }}
+{{- end }}
+{{- if and .Values.certManager.enabled (not .Values.certManager.issuerRef.name) }}
+certManager is enabled without an issuer: name it in certManager.issuerRef.name.
+{{- end }}
+{{- if and .Values.gateway.tls.certManager (not .Values.certManager.enabled) }}
+gateway.tls.certManager needs certManager.enabled: set it to true, or name a Secret in gateway.tls.existingSecret.
+{{- end }}
+{{- if and .Values.gateway.tls.clientCa.existingSecret (not (include "passline.gateway.tlsSecret" .)) }}
+gateway.tls.clientCa needs TLS on the listener: name its certificate in gateway.tls.existingSecret, or remove clientCa.
+{{- end }}
+{{- with .Values.passState.tls }}
+{{- if and .clientCa.existingSecret (not $tls) }}
+passState.tls.clientCa needs TLS: name pass-state's certificate in passState.tls.existingSecret, or remove clientCa.
+{{- end }}
+{{- end }}
+{{- with .Values.gateway.passState }}
+{{- if and $auth $own (not .token.existingSecret) (not (and $clientCa (include "passline.gateway.clientSecret" $))) }}
+pass-state would not know the gateways: name the Secret with their token in gateway.passState.token.existingSecret, or their client certificate in gateway.passState.tls.clientSecret together with passState.tls.clientCa.
+{{- end }}
+{{- if and $own $clientCa (eq $.Values.passState.tls.clientAuth "required") (not (include "passline.gateway.clientSecret" $)) }}
+passState.tls.clientAuth is "required", but the gateways have no certificate: name one in gateway.passState.tls.clientSecret, or set clientAuth to "optional".
+{{- end }}
+{{- if and (include "passline.gateway.toTls" $) (not (include "passline.gateway.serverCa" $)) (not .tls.systemRoots) }}
+the gateways would not know who signs pass-state's certificate: name the Secret with the authority in gateway.passState.tls.ca.existingSecret, or set gateway.passState.tls.systemRoots to true.
+{{- end }}
+{{- if and .token.existingSecret (not (include "passline.gateway.toTls" $)) (not $.Values.passState.insecure) }}
+gateway.passState.token would be sent in plaintext: use TLS, or set passState.insecure to true.
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "passline.faults.gateway" -}}
+{{- $root := . -}}
+{{- with .Values.gateway -}}
+{{- $spool := default dict .config.spool -}}
+{{- if eq .spool.backend "embedded" }}
+{{- if .autoscaling.enabled }}
+gateway.autoscaling would strand the volumes of gateways that are scaled away, with what they still hold: set gateway.autoscaling.enabled to false, or gateway.spool.backend to "jetstream".
+{{- end }}
+{{- with .spool.persistence }}
+{{- if and .existingClaim (gt (int $root.Values.gateway.replicas) 1) }}
+gateway.spool.persistence.existingClaim is one volume, and a spool belongs to one gateway: set gateway.replicas to 1, or remove existingClaim.
+{{- end }}
+{{- $bytesMax := default "10GiB" $spool.bytes_max }}
+{{- if and .enabled (not .existingClaim) (ge (include "passline.kib" $bytesMax | int64) (include "passline.kib" .size | int64)) }}
+gateway.config.spool.bytes_max ({{ $bytesMax }}) does not fit into gateway.spool.persistence.size ({{ .size }}) with room to spare: raise size, or lower bytes_max.
+{{- end }}
+{{- end }}
+{{- if $spool.jetstream }}
+gateway.config.spool.jetstream is for JetStream: remove it, or set gateway.spool.backend to "jetstream".
+{{- end }}
+{{- else }}
+{{- with .spool.jetstream }}
+{{- if not .servers }}
+gateway.spool.backend is "jetstream" without servers: name them in gateway.spool.jetstream.servers.
+{{- end }}
+{{- if and (ne .auth.method "none") (not .auth.existingSecret) }}
+gateway.spool.jetstream.auth.method is "{{ .auth.method }}" without a secret: name it in gateway.spool.jetstream.auth.existingSecret.
+{{- end }}
+{{- if and (eq .auth.method "password") (not .auth.user) }}
+gateway.spool.jetstream.auth.method is "password" without a user: set gateway.spool.jetstream.auth.user.
+{{- end }}
+{{- end }}
+{{- range $key, $_ := omit $spool "jetstream" }}
+gateway.config.spool.{{ $key }} is for the embedded spool: remove it; its counterpart may be in gateway.config.spool.jetstream.
+{{- end }}
+{{- range $key, $mode := merge (dict "mode" (default "durable" (.config.ack).mode)) (default dict (.config.ack).sources) }}
+{{- if eq $mode "applied" }}
+gateway.config.ack ({{ $key }}) is "applied", but with JetStream pass-state's answer may come to another gateway than the one that is asked: set it to "durable", or gateway.spool.backend to "embedded".
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and .ingress.enabled (not .ingress.hosts) }}
+gateway.ingress is enabled without a host: name it in gateway.ingress.hosts.
+{{- end }}
+{{- if and .httpRoute.enabled (not .httpRoute.parentRefs) }}
+gateway.httpRoute is enabled without a gateway: name it in gateway.httpRoute.parentRefs.
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "passline.faults.sources" -}}
+{{- $names := list -}}
+{{- range .Values.gateway.sources }}
+{{- if and (ne .auth.scheme "none") (not .auth.secrets) }}
+gateway.sources: "{{ .name }}" has no secret: name one by auth.secrets: [{existingSecret: …, key: …}].
+{{- end }}
+{{- if has .name $names }}
+gateway.sources: "{{ .name }}" is there twice: rename one of them.
+{{- end }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- with .Values.tests.source }}
+{{- if not (has . $names) }}
+tests.source is "{{ . }}", which is none of gateway.sources: name one of them, or leave it empty.
+{{- end }}
+{{- range $.Values.gateway.sources }}
+{{- if and (eq .name $.Values.tests.source) (eq .auth.scheme "none") }}
+tests.source is "{{ .name }}", which has no secret to sign with: name a source that has one.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $name, $_ := default dict (.Values.gateway.config.ack).sources }}
+{{- if not (has $name $names) }}
+gateway.config.ack.sources names "{{ $name }}", which is none of gateway.sources: correct the name.
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "passline.faults.component" -}}
+{{- $pods := ternary (int .values.autoscaling.minReplicas) (int .values.replicas) .values.autoscaling.enabled -}}
+{{- with .values.autoscaling }}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
+{{ $.key }}.autoscaling.minReplicas ({{ .minReplicas }}) is more than maxReplicas ({{ .maxReplicas }}): exchange them.
+{{- end }}
+{{- if and .enabled (not .targetCPUUtilizationPercentage) (not .targetMemoryUtilizationPercentage) (not .extraMetrics) }}
+{{ $.key }}.autoscaling has nothing to go by: set targetCPUUtilizationPercentage or extraMetrics.
+{{- end }}
+{{- end }}
+{{- with .values.pdb }}
+{{- if and .enabled (gt $pods 1) }}
+{{- $min := toString .minAvailable }}
+{{- $max := toString .maxUnavailable }}
+{{- if eq $min "" }}
+{{- if or (eq $max "0") (eq $max "0%") (eq $max "") }}
+{{ $.key }}.pdb.maxUnavailable is {{ $max | quote }}, which lets no pod go: no node could ever be drained. Set it to 1.
+{{- end }}
+{{- else if or (eq $min "100%") (and (not (hasSuffix "%" $min)) (ge (int $min) $pods)) }}
+{{ $.key }}.pdb.minAvailable is {{ $min }} of {{ $pods }}, which lets no pod go: no node could ever be drained. Lower it, or use maxUnavailable: 1.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $own := int .values.terminationGracePeriodSeconds }}
+{{- $needed := include "passline.grace" . | int }}
+{{- if and $own (lt $own $needed) }}
+{{ .key }}.terminationGracePeriodSeconds is {{ $own }}, but the drain may take {{ $needed }} s: leave it at 0, or lower the drain times in {{ .key }}.config.
+{{- end }}
+{{- end -}}
