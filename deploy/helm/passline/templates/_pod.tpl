@@ -6,10 +6,6 @@ What both workloads have in common. A context is (dict "root" $ "component" "gat
 metadata:
   labels:
     {{- include "passline.labels" . | nindent 4 }}
-    {{- if eq .component "gateway" }}
-    # Lets gateways through pass-state's NetworkPolicy.
-    passline.dev/ingest: "true"
-    {{- end }}
     {{- with .values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

@@ -155,6 +155,9 @@ gateway.sources: "{{ .name }}" is there twice: rename one of them.
 {{- if not (has . $names) }}
 tests.source is "{{ . }}", which is none of gateway.sources: name one of them, or leave it empty.
 {{- end }}
+{{- if and (include "passline.passState.principalsSecret" $) (not $.Values.tests.token.existingSecret) (not $.Values.tests.clientSecret) }}
+the test could not read from pass-state: name the Secret with its token in tests.token.existingSecret, or its client certificate in tests.clientSecret.
+{{- end }}
 {{- range $.Values.gateway.sources }}
 {{- if and (eq .name $.Values.tests.source) (eq .auth.scheme "none") }}
 tests.source is "{{ .name }}", which has no secret to sign with: name a source that has one.

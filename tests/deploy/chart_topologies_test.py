@@ -1,0 +1,247 @@
+"""Every topology of ci/ renders, lints, and is what Kubernetes takes."""
+
+import importlib.machinery
+import importlib.util
+import re
+import unittest
+
+import helm_python as helm
+import jsonschema
+import kubernetes_validate
+import yaml
+
+import chart
+
+# What Kubernetes doesn't define; the fields that the chart sets, by those projects' own definitions.
+LABELS = {"type": "object", "additionalProperties": {"type": "string"}}
+SELECTOR = {"type": "object", "required": ["matchLabels"], "additionalProperties": False, "properties": {"matchLabels": LABELS}}
+PARENTS = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["name"],
+        "additionalProperties": False,
+        "properties": {name: {"type": "string"} for name in ("group", "kind", "name", "namespace", "sectionName")},
+    },
+}
+BACKENDS = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["name", "port"],
+        "additionalProperties": False,
+        "properties": {"name": {"type": "string"}, "port": {"type": "integer"}},
+    },
+}
+
+
+def closed(required, **properties):
+    return {"type": "object", "required": required, "additionalProperties": False, "properties": properties}
+
+
+def monitor(endpoints):
+    scrape = closed(
+        ["port", "path"],
+        port={"type": "string"},
+        path={"const": "/metrics"},
+        scheme={"enum": ["http", "https"]},
+        interval={"type": "string"},
+        scrapeTimeout={"type": "string"},
+        tlsConfig={"type": "object"},
+        relabelings={"type": "array"},
+        metricRelabelings={"type": "array"},
+    )
+    return closed(
+        ["selector", endpoints],
+        jobLabel={"type": "string"},
+        selector=SELECTOR,
+        namespaceSelector=closed(["matchNames"], matchNames={"type": "array", "items": {"type": "string"}}),
+        **{endpoints: {"type": "array", "minItems": 1, "items": scrape}},
+    )
+
+
+def route(matches):
+    return closed(
+        ["parentRefs", "rules"],
+        parentRefs=PARENTS,
+        hostnames={"type": "array", "items": {"type": "string"}},
+        rules={"type": "array", "minItems": 1, "items": closed(["backendRefs"], backendRefs=BACKENDS, matches=matches)},
+    )
+
+
+RULE = {
+    "type": "object",
+    "required": ["expr"],
+    "additionalProperties": False,
+    "properties": {
+        "alert": {"type": "string"},
+        "record": {"type": "string"},
+        "expr": {"type": ["string", "integer"]},
+        "for": {"type": "string"},
+        "keep_firing_for": {"type": "string"},
+        "labels": LABELS,
+        "annotations": LABELS,
+    },
+}
+CUSTOM = {
+    ("monitoring.coreos.com/v1", "ServiceMonitor"): monitor("endpoints"),
+    ("monitoring.coreos.com/v1", "PodMonitor"): monitor("podMetricsEndpoints"),
+    ("monitoring.coreos.com/v1", "PrometheusRule"): closed(
+        ["groups"],
+        groups={
+            "type": "array",
+            "items": closed(
+                ["name", "rules"],
+                name={"type": "string"},
+                interval={"type": "string"},
+                limit={"type": "integer"},
+                rules={"type": "array", "items": RULE},
+            ),
+        },
+    ),
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"): route(
+        {"type": "array", "items": closed(["path"], path=closed(["type", "value"], type={"const": "PathPrefix"}, value={"type": "string"}))}
+    ),
+    ("gateway.networking.k8s.io/v1", "GRPCRoute"): route({"type": "array"}),
+    ("cert-manager.io/v1", "Certificate"): closed(
+        ["secretName", "issuerRef", "dnsNames"],
+        secretName={"type": "string"},
+        issuerRef=closed(["name", "kind", "group"], name={"type": "string", "minLength": 1}, kind={"type": "string"}, group={"type": "string"}),
+        duration={"type": "string"},
+        renewBefore={"type": "string"},
+        privateKey=closed(
+            ["algorithm"],
+            algorithm={"enum": ["ECDSA", "RSA", "Ed25519"]},
+            size={"type": "integer"},
+            rotationPolicy={"enum": ["Always", "Never"]},
+        ),
+        usages={"type": "array", "items": {"enum": ["digital signature", "key encipherment", "server auth", "client auth"]}},
+        dnsNames={"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": "string"}},
+    ),
+}
+
+
+class Topologies(unittest.TestCase):
+    def test_there_is_one_for_every_pair_of_backends(self):
+        pairs = set()
+        for name in chart.TOPOLOGIES:
+            with helm.Chart.load(chart.CHART) as loaded:
+                values = loaded.merge_values(chart.values_of(name))
+            pairs.add((values["passState"]["store"]["backend"], values["gateway"]["spool"]["backend"]))
+        self.assertEqual(pairs, {(store, spool) for store in ("sqlite", "postgres") for spool in ("embedded", "jetstream")})
+
+    def test_each_lints_without_a_word(self):
+        for name in chart.TOPOLOGIES:
+            with self.subTest(name):
+                report = helm.lint(
+                    chart.CHART, chart.values_of(name), strict=True, namespace=chart.NAMESPACE, kube_version=f"v{chart.MINORS[0]}.0"
+                )
+                told = [message for message in report["messages"] if "icon is recommended" not in message["error"]]
+                self.assertEqual((told, report["errors"]), ([], []))
+
+    def test_each_is_valid_on_the_oldest_and_the_newest_minor(self):
+        for name in chart.TOPOLOGIES:
+            for item in chart.topology(name):
+                what = f"{name}: {item['kind']}/{item['metadata']['name']}"
+                if custom := CUSTOM.get((item["apiVersion"], item["kind"])):
+                    with self.subTest(what):
+                        jsonschema.validate(item["spec"], custom)
+                    continue
+                for minor in chart.MINORS:
+                    with self.subTest(what, minor=minor):
+                        self.assertEqual(kubernetes_validate.validate(item, minor, strict=True), minor)
+
+    def test_the_oldest_minor_is_the_one_that_the_chart_names(self):
+        metadata = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
+        self.assertEqual(metadata["kubeVersion"], f">={chart.MINORS[0]}.0-0")
+
+    def test_names_stay_names_whatever_the_release_is_called(self):
+        long = "a-release-with-a-name-as-long-as-helm-takes-12345"
+        for name in chart.TOPOLOGIES:
+            for item in chart.objects_of(chart.render(chart.values_of(name), long, 1234)):
+                called = item["metadata"]["name"]
+                with self.subTest(name, kind=item["kind"], called=called):
+                    self.assertRegex(called, r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+                    # Behind a workload's name a hash has to fit into a label.
+                    self.assertLessEqual(len(called), 52 if item["kind"] in ("StatefulSet", "Deployment") else 63)
+
+    def test_two_renders_give_the_same_text(self):
+        for name in chart.TOPOLOGIES:
+            values = chart.values_of(name)
+            self.assertEqual(chart.render(values), chart.render(values))
+
+    def test_the_notes_show_how_to_ask_with_grpcurl(self):
+        for name in chart.TOPOLOGIES:
+            with self.subTest(name):
+                notes = chart.render(chart.values_of(name))["NOTES.txt"]
+                insecure = name == "insecure"
+                self.assertIn("passline.v1.PassService/GetLogInfo", notes)
+                self.assertEqual("grpcurl -plaintext" in notes, insecure)
+                self.assertEqual("-cacert passline-ca.crt" in notes, not insecure)
+                self.assertEqual("WARNING: passState.insecure is true" in notes, insecure)
+
+
+class Generated(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        loader = importlib.machinery.SourceFileLoader("generate", str(chart.ROOT / "deploy/helm/generate"))
+        cls.generate = importlib.util.module_from_spec(importlib.util.spec_from_loader("generate", loader))
+        loader.exec_module(cls.generate)
+
+    def test_what_deploy_helm_generate_makes_is_current(self):
+        stale = [str(path.relative_to(chart.ROOT)) for path in self.generate.stale()]
+        self.assertEqual(stale, [], "run deploy/helm/generate")
+
+    def test_every_value_is_described(self):
+        keys = self.generate.keys_of((chart.CHART / "values.yaml").read_text())
+        values = yaml.safe_load((chart.CHART / "values.yaml").read_text())
+        for key in keys:
+            value = values
+            for name in key.path:
+                value = value[name]
+            if key.whole or not isinstance(value, dict):
+                self.assertTrue(key.description, ".".join(key.path))
+
+    def test_the_schema_leaves_nothing_open_that_is_the_charts_own(self):
+        definitions = self.generate.DEFINITIONS
+        # Handed to Kubernetes as they are.
+        passed_on = [definitions["raw"], definitions["rawList"]["items"]]
+
+        def walk(schema, path):
+            if isinstance(schema, list):
+                for index, inner in enumerate(schema):
+                    walk(inner, f"{path}[{index}]")
+            elif isinstance(schema, dict):
+                if schema.get("type") == "object" and schema not in passed_on:
+                    self.assertIn("additionalProperties", schema, path)
+                    self.assertNotEqual(schema["additionalProperties"], True, path)
+                for name, inner in schema.items():
+                    walk(inner, f"{path}.{name}")
+
+        with helm.Chart.load(chart.CHART) as loaded:
+            walk(loaded.schema, "")
+
+    def test_the_services_own_drain_times_are_the_charts_defaults(self):
+        template = (chart.CHART / "templates/_units.tpl").read_text()
+        example = {
+            service: dict((key, value) for key, value, _ in self.generate.toml_keys(
+                (chart.ROOT / f"services/{service}/{service}.example.toml").read_text()))
+            for service in ("webhook-gateway", "pass-state")
+        }
+        for service, key, pattern in (
+            ("webhook-gateway", "drain_delay", r'\(\$config\.drain_delay \| default "(\w+)"\)'),
+            ("pass-state", "drain_delay", r'\(\$config\.drain_delay \| default "(\w+)"\)'),
+            ("webhook-gateway", "telemetry.export_timeout", r'export_timeout\) \| default "(\w+)"'),
+            ("pass-state", "telemetry.export_timeout", r'export_timeout\) \| default "(\w+)"'),
+            ("webhook-gateway", "http.limits.drain_timeout", r'\$config\.http\)\.limits\)\.drain_timeout\) \| default "(\w+)"'),
+            ("webhook-gateway", "forward.drain_timeout", r'\$config\.forward\)\.drain_timeout\) \| default "(\w+)"'),
+            ("pass-state", "grpc.limits.drain_timeout", r'\$config\.grpc\)\.limits\)\.drain_timeout\) \| default "(\w+)"'),
+        ):
+            with self.subTest(service, key=key):
+                self.assertEqual(re.search(pattern, template)[1], example[service][key])
+
+
+if __name__ == "__main__":
+    unittest.main()
