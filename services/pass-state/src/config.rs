@@ -11,8 +11,10 @@ use service_kit::reload::ReloadConfig;
 use service_kit::telemetry::TelemetryConfig;
 use service_kit::tls::TlsServerConfig;
 
+mod auth;
 mod store;
 
+pub use auth::{AuthConfig, Openness};
 pub use store::{Backend, Migrations, PostgresConfig, StoreConfig};
 
 /// Prefix of the environment variables that set keys.
@@ -28,6 +30,8 @@ pub struct Config {
     pub drain_delay: Duration,
     /// Where gateways and clients connect.
     pub grpc: GrpcConfig,
+    /// Who may call.
+    pub auth: AuthConfig,
     /// Health and version over HTTP.
     pub admin: AdminConfig,
     /// The database.
@@ -51,6 +55,7 @@ impl Default for Config {
         Self {
             drain_delay: Duration::from_secs(1),
             grpc: GrpcConfig::default(),
+            auth: AuthConfig::default(),
             admin: AdminConfig::default(),
             store: StoreConfig::default(),
             ingest: IngestConfig::default(),
@@ -70,15 +75,19 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GrpcConfig {
-    /// Address and port. Default 127.0.0.1:50051.
+    /// Address and port. Default 127.0.0.1:50051. Where other machines can reach it, TLS and authentication are
+    /// required.
     pub listen: SocketAddr,
-    /// TLS; absent: plaintext, so keep it on loopback or a private network.
+    /// TLS; absent: plaintext.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsServerConfig>,
     /// Where health alone is served, in plaintext: for probes that know no TLS. It knows the services `liveness`
     /// (serving as long as the process works) and `readiness`, also as the empty name. Default nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_listen: Option<SocketAddr>,
+    /// Allows other machines in without TLS or without authentication; then the log and GetLogInfo say so.
+    /// Default false.
+    pub insecure: bool,
     /// Whether clients may ask for the protos (reflection v1 and v1alpha). Default true.
     pub reflection: bool,
     /// Encoded bytes of one answer, 1 MiB to 64 MiB. Default 4 MiB, the most that clients take by default.
@@ -93,6 +102,7 @@ impl Default for GrpcConfig {
             listen: ([127, 0, 0, 1], 50051).into(),
             tls: None,
             health_listen: None,
+            insecure: false,
             reflection: true,
             answer_bytes_max: ByteSize::from_mib(4),
             limits: GrpcLimits::default(),
@@ -390,6 +400,8 @@ impl Validate for Config {
         );
         faults.part("grpc", &self.grpc);
         faults.part("admin", &self.admin);
+        faults.part("auth", &self.auth);
+        self.validate_exposure(faults);
         faults.part("store", &self.store);
         faults.part("ingest", &self.ingest);
         let deadline = self.grpc.limits.request_timeout;
@@ -409,6 +421,51 @@ impl Validate for Config {
         faults.part("reads", &self.reads);
         faults.part("reload", &self.reload);
         faults.part("telemetry", &self.telemetry);
+    }
+}
+
+/// What may be left open, and the key that closes it.
+const EXPOSURES: [(&str, &str, &str); 2] = [
+    ("PLAINTEXT", "without TLS", "[grpc.tls]"),
+    (
+        "UNAUTHENTICATED",
+        "without authentication",
+        "auth.principals_file",
+    ),
+];
+
+impl Config {
+    /// What is left open to other machines, by the words of GetLogInfo; nothing on loopback.
+    #[must_use]
+    pub fn exposures(&self) -> Vec<&'static str> {
+        let closed = [self.grpc.tls.is_some(), self.auth.principals_file.is_some()];
+        let reachable = !self.grpc.listen.ip().is_loopback();
+        (EXPOSURES.iter().zip(closed))
+            .filter(|(_, closed)| reachable && !closed)
+            .map(|((word, ..), _)| *word)
+            .collect()
+    }
+
+    fn validate_exposure(&self, faults: &mut Faults) {
+        let open = self.exposures();
+        if open.is_empty() || self.grpc.insecure {
+            return;
+        }
+        let open = EXPOSURES.iter().filter(|(word, ..)| open.contains(word));
+        let (what, keys): (Vec<&str>, Vec<&str>) = open.map(|(_, what, key)| (*what, *key)).unzip();
+        faults.invalid(
+            "grpc.listen",
+            format!(
+                "other machines can reach {} {}",
+                self.grpc.listen,
+                what.join(" and ")
+            ),
+            "a loopback address, or TLS and authentication",
+            format!(
+                "set {}, or spell out grpc.insecure = true",
+                keys.join(" and ")
+            ),
+        );
     }
 }
 
@@ -452,7 +509,12 @@ mod tests {
         keys(&tree(&Config::default()), "", &mut known);
         known.retain(|key| !key.contains("planted_"));
         assert_eq!(shown, known);
-        for absent in ["# path =", "# url =", "# otlp_endpoint ="] {
+        for absent in [
+            "# path =",
+            "# url =",
+            "# otlp_endpoint =",
+            "# principals_file =",
+        ] {
             assert!(EXAMPLE.contains(absent), "{absent} has no default value");
         }
     }

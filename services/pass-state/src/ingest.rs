@@ -10,7 +10,8 @@
 //! | the store failed for the moment | UNAVAILABLE, STORE_UNAVAILABLE |
 //! | a newer stream of the spool | ABORTED, SPOOL_FENCED |
 //! | a message out of turn, or a gap | FAILED_PRECONDITION, SEQUENCE_INVALID |
-//! | its age, a new epoch of the log, or the service's end | UNAVAILABLE, after acknowledging what was taken |
+//! | a source that the caller is not to send | PERMISSION_DENIED |
+//! | its age, a new epoch of the log, a changed principal, or the service's end | UNAVAILABLE, after acknowledging what was taken |
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -35,6 +36,7 @@ use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::{Code, Status};
 
+use crate::access::Caller;
 use crate::config::{IngestConfig, WriterConfig};
 use crate::fault;
 use crate::frames::{FrameSender, Gone};
@@ -47,7 +49,7 @@ pub(crate) mod gateways;
 mod hello;
 
 use gateways::{Gateways, Redecode, Registered};
-use hello::Hello;
+use hello::{Hello, not_allowed};
 
 /// The protocol version spoken here.
 const PROTOCOL_VERSION: i32 = 1;
@@ -98,16 +100,17 @@ impl From<Fault> for End {
 }
 
 impl Ingest {
-    /// Serves one stream to its end. `age` is how long it may live.
+    /// Serves one stream of a caller to its end. `age` is how long it may live.
     pub(crate) async fn serve<S>(
         self,
+        caller: Caller,
         inbound: S,
         frames: FrameSender<v1::IngestResponse>,
         age: Duration,
     ) where
         S: Stream<Item = Result<v1::IngestRequest, Status>> + Unpin,
     {
-        let end = match self.session(inbound, &frames, age).await {
+        let end = match self.session(&caller, inbound, &frames, age).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
@@ -125,6 +128,7 @@ impl Ingest {
 
     async fn session<S>(
         &self,
+        caller: &Caller,
         mut inbound: S,
         frames: &FrameSender<v1::IngestResponse>,
         age: Duration,
@@ -132,7 +136,7 @@ impl Ingest {
     where
         S: Stream<Item = Result<v1::IngestRequest, Status>> + Unpin,
     {
-        let hello = self.hello(&mut inbound, frames).await?;
+        let hello = self.hello(caller, &mut inbound, frames).await?;
         let _counted = self.measures.ingest_stream();
         tracing::Span::current().record("gateway.id", hello.spool.gateway.as_str());
         let spool = hello.spool.spool;
@@ -149,9 +153,12 @@ impl Ingest {
                 "deliveries are missing: the database lost them and the spool no longer holds them"
             );
         }
-        let registered = self
-            .gateways
-            .register(spool, opened.generation, hello.sources);
+        let registered = self.gateways.register(
+            spool,
+            opened.generation,
+            hello.sources,
+            caller.scope().clone(),
+        );
         let ready = v1::IngestReady {
             protocol_version: PROTOCOL_VERSION,
             committed_sequence: opened.committed_sequence,
@@ -172,10 +179,12 @@ impl Ingest {
             spool.id = %spool,
             generation = opened.generation,
             committed_sequence = opened.committed_sequence,
+            principal = caller.name(),
             "gateway connected"
         );
         let mut session = Session {
             on: self,
+            caller,
             frames,
             spool,
             generation: opened.generation,
@@ -193,6 +202,7 @@ impl Ingest {
 
     async fn hello<S>(
         &self,
+        caller: &Caller,
         inbound: &mut S,
         frames: &FrameSender<v1::IngestResponse>,
     ) -> Result<Hello, End>
@@ -216,7 +226,7 @@ impl Ingest {
             return Err(End::Ok);
         };
         match request.message {
-            Some(Request::Hello(hello)) => Ok(hello::check(hello, &self.config)?),
+            Some(Request::Hello(hello)) => Ok(hello::check(hello, &self.config, caller.scope())?),
             Some(Request::Batch(_) | Request::Redecoded(_)) | None => {
                 Err(out_of_turn("the first message must be hello", "hello").into())
             }
@@ -227,6 +237,7 @@ impl Ingest {
 /// An open stream.
 struct Session<'a> {
     on: &'a Ingest,
+    caller: &'a Caller,
     frames: &'a FrameSender<v1::IngestResponse>,
     spool: SpoolId,
     generation: u64,
@@ -268,6 +279,7 @@ impl Session<'_> {
         let mut last: Option<End> = None;
         let fence = self.registered.fence();
         let mut fenced = pin!(fence.cancelled());
+        let mut changed = pin!(self.caller.changed().cancelled());
         let mut stopping = pin!(self.on.shutdown.stopping());
         let mut aged = pin!(tokio::time::sleep(age));
         let (mut head, epoch) = (self.on.tail.watch_head(), self.epoch);
@@ -286,6 +298,13 @@ impl Session<'_> {
                 }
                 () = &mut fenced => return Err(superseded().into()),
                 () = self.frames.gone() => return Err(End::Ok),
+                () = &mut changed, if last.is_none() => {
+                    let rotated = Fault::new(
+                        Reason::StreamRotated,
+                        "what the caller may do was changed; connect again",
+                    );
+                    last = Some(rotated.into());
+                }
                 () = &mut stopping, if last.is_none() => last = Some(fault::draining().into()),
                 () = &mut aged, if last.is_none() => {
                     let rotated = Fault::new(
@@ -382,7 +401,11 @@ impl Session<'_> {
                 id: fallback_id(self.spool, sequence),
                 receive_time: now,
             };
-            deliveries.push((sequence, Arc::new(delivery_from_wire(wire, fallback))));
+            let delivery = delivery_from_wire(wire, fallback);
+            if !(self.caller.scope()).allows(&delivery.source, &delivery.organization) {
+                return Err(not_allowed(&delivery.source));
+            }
+            deliveries.push((sequence, Arc::new(delivery)));
         }
         Ok(Part {
             spool: self.spool,

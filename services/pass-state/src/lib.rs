@@ -10,10 +10,13 @@
 //! Several replicas may share one PostgreSQL: each has a writer, the store orders their commits, and each sees
 //! the others' by hints and by polling.
 //!
+//! Who may call, and what each caller may see, is decided in one place before any of it (`access.rs`).
+//!
 //! Start reading at [`PassState`], which builds the parts and says who waits for whom; then `service/start.rs`
 //! (opening the store, and waiting for it), `writer.rs` (the one writer), `ingest.rs` (a gateway's stream), `tail.rs` and `tail/subscription.rs` (live fan-out), and
 //! `query.rs` (reads). `grpc/` decodes and encodes, and has no rules.
 
+mod access;
 pub mod config;
 mod fault;
 mod frames;
@@ -28,6 +31,8 @@ mod tail;
 mod tasks;
 mod writer;
 
+pub use crate::access::AuthFailures;
+pub use crate::access::token::generate as new_token;
 pub use crate::config::Config;
 pub use crate::maintenance::MaintenanceError;
 pub use crate::service::{BuildError, Dependencies, PassState, RunError};

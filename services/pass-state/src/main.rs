@@ -32,6 +32,8 @@ struct Arguments {
 enum Command {
     /// Serves until SIGTERM or SIGINT; a second signal cuts what is left.
     Serve,
+    /// Makes a new token, and prints it once, with the line for the principals file.
+    Token,
     /// Checks the configuration, tells every fault, and exits.
     CheckConfig,
     /// Asks a running pass-state whether it is ready.
@@ -74,6 +76,9 @@ async fn main() -> ExitCode {
             };
         }
     };
+    if matches!(arguments.command, Command::Token) {
+        return token();
+    }
     let sources = Sources {
         file: arguments.config,
         env_prefix: ENV_PREFIX,
@@ -90,7 +95,7 @@ async fn main() -> ExitCode {
     let result = match arguments.command {
         // Boxed, since what it holds until everything is open is large.
         Command::Serve => Box::pin(serve(config, arguments.data_dir)).await,
-        Command::CheckConfig => Ok(()),
+        Command::CheckConfig | Command::Token => Ok(()),
         Command::Healthcheck => {
             let admin = &config.admin;
             let asked = admin::healthcheck(admin.listen, admin.tls.as_ref()).await;
@@ -119,6 +124,23 @@ async fn main() -> ExitCode {
                 }
                 Some(MaintenanceError::Store { .. }) | None => ExitCode::FAILURE,
             }
+        }
+    }
+}
+
+fn token() -> ExitCode {
+    match pass_state::new_token() {
+        Ok((token, hash)) => {
+            println!("{token}");
+            println!("token_sha256 = [\"{hash}\"]");
+            eprintln!(
+                "the first line is the token, for the client: it is not shown again; the second goes into the principals file"
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("pass-state: no random bytes: {error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -19,6 +19,7 @@ pub(crate) mod events;
 pub(crate) mod mask;
 pub(crate) mod page;
 pub(crate) mod passes;
+pub(crate) mod personal;
 pub(crate) mod walk;
 pub(crate) mod words;
 

@@ -22,6 +22,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic_health::server::HealthReporter;
 
+use crate::access::layer::AccessLayer;
+use crate::access::{Access, AuthFailures, PrincipalsReload};
 use crate::config::{Config, SERVICE_NAME};
 use crate::health::StoreHealth;
 use crate::metrics::{self, Measures};
@@ -72,6 +74,9 @@ pub enum BuildError {
     /// A certificate or key can't be used.
     #[error("{0}")]
     Tls(Faults),
+    /// The principals file can't be used.
+    #[error("auth.principals_file can't be used")]
+    Principals(#[source] Faults),
     /// An address can't be bound.
     #[error("{key} can't be bound to {addr}; choose another address or stop what uses it")]
     Bind {
@@ -114,6 +119,7 @@ pub struct PassState {
     grpc: GrpcListener,
     admin: HttpListener,
     probes: Option<Probes>,
+    access: Arc<Access>,
     reloads: Reloads,
     certificates: Vec<(&'static str, TlsServer)>,
     metrics: Metrics,
@@ -135,8 +141,21 @@ impl PassState {
     /// # Errors
     /// If an address is taken, or the store is unfit or, with SQLite, busy.
     pub async fn build(config: Config, dependencies: Dependencies) -> Result<Self, BuildError> {
+        let access = Access::new(&config.auth).map_err(BuildError::Principals)?;
         let mut reloads = Reloads::new(&config.reload);
         let metrics = Metrics::new(&config.telemetry, VERSION);
+        if let Some(path) = config.auth.principals_file.clone() {
+            let access = Arc::clone(&access);
+            reloads.register("principals", PrincipalsReload { path, access });
+        }
+        let exposures = config.exposures();
+        if !exposures.is_empty() {
+            tracing::warn!(
+                listen = %config.grpc.listen,
+                insecure = exposures.join(", "),
+                "gRPC is open to other machines, as grpc.insecure says"
+            );
+        }
         let grpc_tls = tls::server("grpc.tls", config.grpc.tls.as_ref(), Protocol::Grpc);
         let grpc_tls = grpc_tls.map_err(BuildError::Tls)?;
         let admin_tls = tls::server("admin.tls", config.admin.tls.as_ref(), Protocol::Http);
@@ -196,6 +215,7 @@ impl PassState {
             grpc,
             admin,
             probes,
+            access,
             reloads,
             certificates,
             metrics,
@@ -226,6 +246,12 @@ impl PassState {
         &self.certificates
     }
 
+    /// Calls that were refused for who makes them, counted; stays valid after the end.
+    #[must_use]
+    pub fn auth_failures(&self) -> Arc<AuthFailures> {
+        self.access.failures()
+    }
+
     /// Serves until `shutdown` stops, then finishes what was accepted. Returns when no task of it runs any
     /// more and the store is closed.
     ///
@@ -248,6 +274,7 @@ impl PassState {
         let server = grpc::server(limits)
             .timeout(limits.request_timeout.get() + DEADLINE_SLACK)
             .layer(RpcLayer::new(&metrics, routes::methods(&self.config)))
+            .layer(AccessLayer(Arc::clone(&self.access)))
             .add_routes(routes::always(&self.config, &reporter, gate.clone()));
         let mut serving = Box::pin(self.grpc.serve(server, shutdown.clone()));
         metrics.observe_readiness(&readiness);

@@ -7,21 +7,27 @@ use std::time::Duration;
 use pass_domain::cursor::Cursor;
 use pass_domain::filter::{Filter, Schema};
 use pass_proto::status::{Fault, Reason};
-use pass_store::Scope;
 use prost_types::FieldMask;
 use tonic::metadata::MetadataMap;
-use tonic::{Response, Status};
+use tonic::{Extensions, Response, Status};
 use tracing::Instrument as _;
 
+use crate::access::Caller;
 use crate::query::mask::{Mask, MessageTypes};
 
 /// How much earlier than the client's deadline we answer, so that the answer still reaches it: a tenth of
 /// it, at most this.
 const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(100);
 
-/// What a caller may see. Access control will answer here for everyone; until then it is everything.
-pub(crate) fn scope(_metadata: &MetadataMap) -> Scope {
-    Scope::everything()
+/// Who makes a request.
+///
+/// # Errors
+/// If the request did not come through the access layer, which is a bug: then nobody may do anything.
+pub(crate) fn caller(extensions: &Extensions) -> Result<Caller, Fault> {
+    extensions.get::<Caller>().cloned().ok_or_else(|| {
+        tracing::error!("a call came past the access layer; it was refused");
+        Fault::unauthenticated()
+    })
 }
 
 /// Runs a unary call within the shorter of the server's deadline and the client's.

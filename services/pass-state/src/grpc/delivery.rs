@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pass_domain::ids::DeliveryId;
-use pass_proto::convert::{delivery_to_wire, parse_delivery_name};
+use pass_proto::convert::parse_delivery_name;
 use pass_proto::status::{Fault, Reason};
 use pass_proto::v1;
 use pass_proto::v1::delivery_service_server::DeliveryService;
@@ -13,6 +13,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::call::{self, Bad};
+use crate::access::Caller;
 use crate::fault;
 use crate::ingest::gateways::Gateways;
 use crate::ingest::redecoded;
@@ -67,7 +68,7 @@ impl DeliveryApi {
     async fn get(
         &self,
         request: v1::GetDeliveryRequest,
-        scope: Scope,
+        scope: &Scope,
     ) -> Result<v1::GetDeliveryResponse, Fault> {
         let mut bad = Bad::default();
         let id = name(&mut bad, &request.name);
@@ -81,16 +82,16 @@ impl DeliveryApi {
         };
         let mask = bad.mask(request.read_mask.as_ref(), DELIVERY, &self.types);
         bad.finish()?;
-        let record = self.find(&scope, known(id)?, with_body).await?;
+        let record = self.find(scope, known(id)?, with_body).await?;
         Ok(v1::GetDeliveryResponse {
-            delivery: Some(deliveries::encode(&record, &mask)),
+            delivery: Some(deliveries::encode(&record, scope.personal, &mask)),
         })
     }
 
     async fn list(
         &self,
         mut request: v1::ListDeliveriesRequest,
-        scope: Scope,
+        scope: &Scope,
     ) -> Result<v1::ListDeliveriesResponse, Fault> {
         let token = std::mem::take(&mut request.page_token);
         let binding = Binding::of("ListDeliveries", &request);
@@ -105,7 +106,7 @@ impl DeliveryApi {
             .map_err(|fault| fault.in_field("page_token"))?;
         let rows = DeliveryRows {
             store: self.reader.store.as_ref(),
-            scope,
+            scope: scope.clone(),
             quarantine_open: deliveries::demands_open_quarantine(&filter),
             filter,
             mask,
@@ -125,15 +126,18 @@ impl DeliveryApi {
     async fn replay(
         &self,
         request: v1::ReplayDeliveryRequest,
-        scope: Scope,
+        caller: &Caller,
     ) -> Result<v1::ReplayDeliveryResponse, Fault> {
+        let scope = caller.scope();
         let mut bad = Bad::default();
         let id = name(&mut bad, &request.name);
         request_id(&mut bad, &request.request_id);
         bad.finish()?;
-        let record = self.find(&scope, known(id)?, true).await?;
+        // The gateway needs the body, whether or not the caller may see it.
+        let with_body = scope.clone().with_personal(true);
+        let record = self.find(&with_body, known(id)?, true).await?;
         let answer = |record: &DeliveryRecord| v1::ReplayDeliveryResponse {
-            delivery: Some(basic(record)),
+            delivery: Some(basic(record, scope.personal)),
         };
         match record.quarantine.as_ref().map(|stay| stay.state) {
             None => return Err(not_quarantined(&request.name)),
@@ -143,14 +147,10 @@ impl DeliveryApi {
         let stored = &record.delivery;
         let wire = self
             .gateways
-            .redecode(
-                &stored.source,
-                delivery_to_wire(stored),
-                self.redecode_timeout,
-            )
+            .redecode(stored, self.redecode_timeout)
             .await?;
         let again = Box::new(redecoded(stored, wire));
-        tracing::info!(delivery.id = %stored.id, request.id = request.request_id, "replaying a delivery");
+        tracing::info!(delivery.id = %stored.id, request.id = request.request_id, principal = caller.name(), "replaying a delivery");
         let replayed = self
             .writer
             .replay(again)
@@ -174,8 +174,9 @@ impl DeliveryApi {
     async fn discard(
         &self,
         request: v1::DiscardDeliveryRequest,
-        scope: Scope,
+        caller: &Caller,
     ) -> Result<v1::DiscardDeliveryResponse, Fault> {
+        let scope = caller.scope();
         let mut bad = Bad::default();
         let id = name(&mut bad, &request.name);
         request_id(&mut bad, &request.request_id);
@@ -191,8 +192,8 @@ impl DeliveryApi {
         bad.finish()?;
         let id = known(id)?;
         // What the caller may not see is not there.
-        self.find(&scope, id, false).await?;
-        tracing::info!(delivery.id = %id, request.id = request.request_id, "discarding a delivery");
+        self.find(scope, id, false).await?;
+        tracing::info!(delivery.id = %id, request.id = request.request_id, principal = caller.name(), "discarding a delivery");
         let record = self
             .writer
             .discard(id, request.reason)
@@ -201,16 +202,16 @@ impl DeliveryApi {
             .map_err(|error| fault::of_store(&error))?
             .ok_or_else(|| not_quarantined(&request.name))?;
         Ok(v1::DiscardDeliveryResponse {
-            delivery: Some(basic(&record)),
+            delivery: Some(basic(&record, scope.personal)),
         })
     }
 }
 
 /// A delivery in view BASIC.
-fn basic(record: &DeliveryRecord) -> v1::Delivery {
+fn basic(record: &DeliveryRecord, personal: bool) -> v1::Delivery {
     v1::Delivery {
         body: bytes::Bytes::new(),
-        ..deliveries::encode(record, &Mask::default())
+        ..deliveries::encode(record, personal, &Mask::default())
     }
 }
 
@@ -254,8 +255,9 @@ impl DeliveryService for DeliveryApi {
         &self,
         request: Request<v1::GetDeliveryRequest>,
     ) -> Result<Response<v1::GetDeliveryResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = self.get(request, call::scope(&metadata));
+        let (metadata, extensions, request) = request.into_parts();
+        let caller = call::caller(&extensions)?;
+        let work = self.get(request, caller.scope());
         self.answer("GetDelivery", &metadata, work).await
     }
 
@@ -263,8 +265,9 @@ impl DeliveryService for DeliveryApi {
         &self,
         request: Request<v1::ListDeliveriesRequest>,
     ) -> Result<Response<v1::ListDeliveriesResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = self.list(request, call::scope(&metadata));
+        let (metadata, extensions, request) = request.into_parts();
+        let caller = call::caller(&extensions)?;
+        let work = self.list(request, caller.scope());
         self.answer("ListDeliveries", &metadata, work).await
     }
 
@@ -272,8 +275,9 @@ impl DeliveryService for DeliveryApi {
         &self,
         request: Request<v1::ReplayDeliveryRequest>,
     ) -> Result<Response<v1::ReplayDeliveryResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = self.replay(request, call::scope(&metadata));
+        let (metadata, extensions, request) = request.into_parts();
+        let caller = call::caller(&extensions)?;
+        let work = self.replay(request, &caller);
         self.answer("ReplayDelivery", &metadata, work).await
     }
 
@@ -281,8 +285,9 @@ impl DeliveryService for DeliveryApi {
         &self,
         request: Request<v1::DiscardDeliveryRequest>,
     ) -> Result<Response<v1::DiscardDeliveryResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = self.discard(request, call::scope(&metadata));
+        let (metadata, extensions, request) = request.into_parts();
+        let caller = call::caller(&extensions)?;
+        let work = self.discard(request, &caller);
         self.answer("DiscardDelivery", &metadata, work).await
     }
 }

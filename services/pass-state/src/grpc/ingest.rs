@@ -35,9 +35,13 @@ impl IngestService for IngestApi {
                 "too many gateways are connected; see ingest.streams_max",
             )
         })?;
+        let caller = call::caller(request.extensions())?;
         let (sender, stream) = frames::channel(FRAMES_MAX);
         let age = call::jittered(self.ingest.config.stream_age_max.get());
-        let serving = self.ingest.clone().serve(request.into_inner(), sender, age);
+        let serving = self
+            .ingest
+            .clone()
+            .serve(caller, request.into_inner(), sender, age);
         let span = tracing::info_span!(parent: None, "ingest", gateway.id = tracing::field::Empty);
         self.tasks.spawn(
             async move {

@@ -20,6 +20,7 @@ use crate::query::events::{self, EventRows};
 use crate::query::mask::MessageTypes;
 use crate::query::page::Binding;
 use crate::query::passes::{self, PassRows};
+use crate::query::personal;
 use crate::query::walk::{Bounds, walk};
 use crate::query::{Reader, parse_pass_name, parse_source_parent};
 use crate::tail::subscription::epoch_text;
@@ -39,6 +40,8 @@ pub(crate) struct PassApi {
     pub(crate) reader: Reader,
     pub(crate) types: Arc<MessageTypes>,
     pub(crate) deadline: Duration,
+    /// What is left open to other machines.
+    pub(crate) insecure: Vec<String>,
 }
 
 impl PassApi {
@@ -90,7 +93,7 @@ impl PassApi {
     async fn get_pass(
         &self,
         request: v1::GetPassRequest,
-        scope: Scope,
+        scope: &Scope,
     ) -> Result<v1::GetPassResponse, Fault> {
         let mut bad = Bad::default();
         let key = bad.take("name", parse_pass_name(&request.name));
@@ -99,17 +102,17 @@ impl PassApi {
         bad.finish()?;
         let head = self.reader.reach(min_cursor).await?;
         let keys: Vec<PassKey> = key.into_iter().collect();
-        let found = self.passes_find(&scope, &keys).await?.pop().flatten();
+        let found = self.passes_find(scope, &keys).await?.pop().flatten();
         let pass = found.ok_or_else(|| Fault::not_found(request.name))?;
         Ok(v1::GetPassResponse {
-            pass: Some(passes::encode(&pass, head.epoch, &mask)),
+            pass: Some(passes::encode(&pass, head.epoch, scope.personal, &mask)),
         })
     }
 
     async fn batch_get_passes(
         &self,
         request: v1::BatchGetPassesRequest,
-        scope: Scope,
+        scope: &Scope,
     ) -> Result<v1::BatchGetPassesResponse, Fault> {
         let mut bad = Bad::default();
         let count = request.names.len();
@@ -127,11 +130,11 @@ impl PassApi {
         let min_cursor = bad.cursor("min_cursor", &request.min_cursor);
         bad.finish()?;
         let head = self.reader.reach(min_cursor).await?;
-        let found = self.passes_find(&scope, &keys).await?;
+        let found = self.passes_find(scope, &keys).await?;
         let mut answer = Vec::with_capacity(found.len());
         for (pass, name) in found.iter().zip(&request.names) {
             match pass {
-                Some(pass) => answer.push(passes::encode(pass, head.epoch, &mask)),
+                Some(pass) => answer.push(passes::encode(pass, head.epoch, scope.personal, &mask)),
                 None if request.allow_missing => {}
                 None => return Err(Fault::not_found(name.clone())),
             }
@@ -143,7 +146,7 @@ impl PassApi {
     async fn list_passes(
         &self,
         mut request: v1::ListPassesRequest,
-        scope: Scope,
+        scope: &Scope,
     ) -> Result<v1::ListPassesResponse, Fault> {
         let token = std::mem::take(&mut request.page_token);
         let binding = Binding::of("ListPasses", &request);
@@ -166,7 +169,7 @@ impl PassApi {
         let from = token_place(binding, head.epoch, &token)?;
         let rows = PassRows {
             store: self.reader.store.as_ref(),
-            scope,
+            scope: scope.clone(),
             source: passes::narrowed(source.flatten(), &filter),
             order,
             filter,
@@ -184,7 +187,7 @@ impl PassApi {
     async fn lookup_passes(
         &self,
         request: v1::LookupPassesRequest,
-        scope: Scope,
+        scope: &Scope,
     ) -> Result<v1::LookupPassesResponse, Fault> {
         let mut bad = Bad::default();
         let source = bad.take("parent", parse_source_parent(&request.parent));
@@ -210,12 +213,12 @@ impl PassApi {
         let found = self
             .reader
             .store
-            .passes_lookup(&scope, source.flatten().as_ref(), &key, LOOKUP_MAX)
+            .passes_lookup(scope, source.flatten().as_ref(), &key, LOOKUP_MAX)
             .await
             .map_err(|error| fault::of_store(&error))?;
         let passes: Vec<v1::Pass> = found
             .iter()
-            .map(|pass| passes::encode(pass, head.epoch, &mask))
+            .map(|pass| passes::encode(pass, head.epoch, scope.personal, &mask))
             .collect();
         self.fits(&passes, "key")?;
         Ok(v1::LookupPassesResponse { passes })
@@ -224,7 +227,7 @@ impl PassApi {
     async fn get_event(
         &self,
         request: v1::GetEventRequest,
-        scope: Scope,
+        scope: &Scope,
     ) -> Result<v1::GetEventResponse, Fault> {
         let mut bad = Bad::default();
         let name = bad.take(
@@ -239,12 +242,15 @@ impl PassApi {
         let event = self
             .reader
             .store
-            .event_find(&scope, id)
+            .event_find(scope, id)
             .await
             .map_err(|error| fault::of_store(&error))?
             .filter(|event| event.pass_key() == pass)
             .ok_or_else(|| Fault::not_found(request.name))?;
         let mut wire = event_to_wire(&event, head.epoch);
+        if !scope.personal {
+            personal::strip_event(&mut wire);
+        }
         mask.apply(&mut wire);
         Ok(v1::GetEventResponse { event: Some(wire) })
     }
@@ -252,7 +258,7 @@ impl PassApi {
     async fn list_events(
         &self,
         mut request: v1::ListEventsRequest,
-        scope: Scope,
+        scope: &Scope,
     ) -> Result<v1::ListEventsResponse, Fault> {
         let token = std::mem::take(&mut request.page_token);
         let binding = Binding::of("ListEvents", &request);
@@ -276,7 +282,7 @@ impl PassApi {
         let from = token_place(binding, head.epoch, &token)?;
         let rows = EventRows {
             store: self.reader.store.as_ref(),
-            scope,
+            scope: scope.clone(),
             parent: events::narrowed(parent, &filter),
             descending,
             filter,
@@ -290,7 +296,7 @@ impl PassApi {
         })
     }
 
-    async fn get_log_info(&self) -> Result<v1::GetLogInfoResponse, Fault> {
+    async fn get_log_info(&self, scope: &Scope) -> Result<v1::GetLogInfoResponse, Fault> {
         let store = &self.reader.store;
         let broken = |error: pass_store::Error| fault::of_store(&error);
         let info = store.log_info().await.map_err(broken)?;
@@ -309,7 +315,7 @@ impl PassApi {
             head_cursor: head.cursor().to_string(),
             head_position: number(head.position.0),
             head_record_time: (head.position > Position(0)).then(|| time_to_wire(head.record_time)),
-            books: Some(v1::LogBooks {
+            books: scope.allows_all().then(|| v1::LogBooks {
                 deliveries: number(books.deliveries),
                 applied: number(books.applied),
                 duplicate: number(books.duplicate),
@@ -322,9 +328,9 @@ impl PassApi {
                 differing_duplicates: number(books.differing_duplicates),
                 quarantine_open: number(books.quarantine_open),
             }),
-            spools: info
-                .spools
-                .into_iter()
+            spools: (info.spools.into_iter())
+                // They tell of all sources together.
+                .filter(|_| scope.allows_all())
                 .map(|spool| v1::SpoolInfo {
                     spool_id: spool.spool.to_string(),
                     gateway_id: spool.gateway,
@@ -334,7 +340,7 @@ impl PassApi {
                 .collect(),
             database: info.database.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            insecure: Vec::new(),
+            insecure: self.insecure.clone(),
         })
     }
 }
@@ -369,8 +375,9 @@ impl PassService for PassApi {
         &self,
         request: Request<v1::GetPassRequest>,
     ) -> Result<Response<v1::GetPassResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = self.get_pass(request, call::scope(&metadata));
+        let (metadata, extensions, request) = request.into_parts();
+        let caller = call::caller(&extensions)?;
+        let work = self.get_pass(request, caller.scope());
         self.answer("GetPass", &metadata, work).await
     }
 
@@ -378,8 +385,9 @@ impl PassService for PassApi {
         &self,
         request: Request<v1::BatchGetPassesRequest>,
     ) -> Result<Response<v1::BatchGetPassesResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = self.batch_get_passes(request, call::scope(&metadata));
+        let (metadata, extensions, request) = request.into_parts();
+        let caller = call::caller(&extensions)?;
+        let work = self.batch_get_passes(request, caller.scope());
         self.answer("BatchGetPasses", &metadata, work).await
     }
 
@@ -387,8 +395,9 @@ impl PassService for PassApi {
         &self,
         request: Request<v1::ListPassesRequest>,
     ) -> Result<Response<v1::ListPassesResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = self.list_passes(request, call::scope(&metadata));
+        let (metadata, extensions, request) = request.into_parts();
+        let caller = call::caller(&extensions)?;
+        let work = self.list_passes(request, caller.scope());
         self.answer("ListPasses", &metadata, work).await
     }
 
@@ -396,8 +405,9 @@ impl PassService for PassApi {
         &self,
         request: Request<v1::LookupPassesRequest>,
     ) -> Result<Response<v1::LookupPassesResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = self.lookup_passes(request, call::scope(&metadata));
+        let (metadata, extensions, request) = request.into_parts();
+        let caller = call::caller(&extensions)?;
+        let work = self.lookup_passes(request, caller.scope());
         self.answer("LookupPasses", &metadata, work).await
     }
 
@@ -405,8 +415,9 @@ impl PassService for PassApi {
         &self,
         request: Request<v1::GetEventRequest>,
     ) -> Result<Response<v1::GetEventResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = self.get_event(request, call::scope(&metadata));
+        let (metadata, extensions, request) = request.into_parts();
+        let caller = call::caller(&extensions)?;
+        let work = self.get_event(request, caller.scope());
         self.answer("GetEvent", &metadata, work).await
     }
 
@@ -414,8 +425,9 @@ impl PassService for PassApi {
         &self,
         request: Request<v1::ListEventsRequest>,
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = self.list_events(request, call::scope(&metadata));
+        let (metadata, extensions, request) = request.into_parts();
+        let caller = call::caller(&extensions)?;
+        let work = self.list_events(request, caller.scope());
         self.answer("ListEvents", &metadata, work).await
     }
 
@@ -423,7 +435,12 @@ impl PassService for PassApi {
         &self,
         request: Request<v1::GetLogInfoRequest>,
     ) -> Result<Response<v1::GetLogInfoResponse>, Status> {
-        self.answer("GetLogInfo", request.metadata(), self.get_log_info())
-            .await
+        let caller = call::caller(request.extensions())?;
+        self.answer(
+            "GetLogInfo",
+            request.metadata(),
+            self.get_log_info(caller.scope()),
+        )
+        .await
     }
 }

@@ -8,10 +8,10 @@ use pass_proto::status::Fault;
 use pass_proto::v1;
 use pass_proto::v1::subscribe_request::Start as WireStart;
 use pass_proto::v1::subscription_service_server::SubscriptionService;
-use pass_store::Scope;
 use tonic::{Request, Response, Status};
 
 use super::call::{self, Bad};
+use crate::access::Caller;
 use crate::frames::{self, FrameStream};
 use crate::query::events;
 use crate::query::mask::MessageTypes;
@@ -43,9 +43,9 @@ impl SubscriptionService for SubscriptionApi {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let scope = call::scope(request.metadata());
+        let caller = call::caller(request.extensions())?;
         let metadata = request.metadata().clone();
-        let wish = decode(request.into_inner(), scope, &self.types);
+        let wish = decode(request.into_inner(), caller, &self.types);
         let opening = async { self.subscriptions.open(wish?).await };
         let opened = call::unary(
             "passline.v1.SubscriptionService",
@@ -65,7 +65,7 @@ impl SubscriptionService for SubscriptionApi {
 
 fn decode(
     request: v1::SubscribeRequest,
-    scope: Scope,
+    caller: Caller,
     types: &MessageTypes,
 ) -> Result<Wish, Fault> {
     let mut bad = Bad::default();
@@ -116,7 +116,7 @@ fn decode(
         start: start.ok_or_else(|| Fault::field("start", "is missing"))?,
         filter,
         mask,
-        scope,
+        caller,
         batch_events,
         bookmark_interval,
         stop_at_head: request.stop_at_head,

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pass_domain::delivery::Delivery;
 use pass_domain::ids::SourceUid;
+use pass_proto::convert::delivery_to_wire;
 use pass_proto::status::{Fault, Reason};
 use pass_proto::v1;
-use pass_store::SpoolId;
+use pass_store::{Scope, SpoolId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +30,8 @@ struct Connected {
     session: u64,
     generation: u64,
     sources: Vec<SourceUid>,
+    /// What the gateway may be shown.
+    scope: Scope,
     redecodes: mpsc::Sender<Redecode>,
     fence: CancellationToken,
 }
@@ -76,6 +80,7 @@ impl Gateways {
         spool: SpoolId,
         generation: u64,
         sources: Vec<SourceUid>,
+        scope: Scope,
     ) -> Registered {
         let (sender, redecodes) = mpsc::channel(QUEUE_MAX);
         let fence = CancellationToken::new();
@@ -91,6 +96,7 @@ impl Gateways {
                 session,
                 generation,
                 sources,
+                scope,
                 redecodes: sender,
                 fence: fence.clone(),
             };
@@ -107,20 +113,23 @@ impl Gateways {
         }
     }
 
-    /// Has a stored delivery decoded again by a gateway that serves its source.
+    /// Has a stored delivery decoded again by a gateway that serves its source and may see it.
     ///
     /// # Errors
     /// NO_GATEWAY if none is connected to this replica, or it does not answer within `wait`.
     pub(crate) async fn redecode(
         &self,
-        source: &SourceUid,
-        delivery: v1::IngestDelivery,
+        stored: &Delivery,
         wait: Duration,
     ) -> Result<v1::IngestDelivery, Fault> {
+        let source = &stored.source;
         let gateway = self
             .lock()
             .values()
-            .find(|gateway| gateway.sources.contains(source))
+            .find(|gateway| {
+                gateway.sources.contains(source)
+                    && gateway.scope.allows(source, &stored.organization)
+            })
             .map(|gateway| gateway.redecodes.clone());
         let Some(gateway) = gateway else {
             return Err(Fault::new(
@@ -131,6 +140,7 @@ impl Gateways {
             ));
         };
         let (reply, answer) = oneshot::channel();
+        let delivery = delivery_to_wire(stored);
         let silent = || {
             Fault::new(
                 Reason::NoGateway,
@@ -164,8 +174,8 @@ mod tests {
     fn a_session_that_ends_leaves_a_later_one_of_the_same_generation_alone() {
         let gateways = Arc::new(Gateways::default());
         let spool = SpoolId([1; 16]);
-        let older = gateways.register(spool, 5, Vec::new());
-        let newer = gateways.register(spool, 5, Vec::new());
+        let older = gateways.register(spool, 5, Vec::new(), Scope::everything());
+        let newer = gateways.register(spool, 5, Vec::new(), Scope::everything());
         assert!(older.fence().is_cancelled() && !newer.fence().is_cancelled());
         drop(older);
         assert!(gateways.lock().contains_key(&spool));

@@ -3,7 +3,7 @@
 use pass_domain::ids::SourceUid;
 use pass_proto::status::{Fault, Reason};
 use pass_proto::v1;
-use pass_store::{SpoolHello, SpoolId};
+use pass_store::{Scope, SpoolHello, SpoolId};
 
 use super::PROTOCOL_VERSION;
 use crate::config::{IngestConfig, message_bytes};
@@ -21,8 +21,22 @@ pub(super) struct Hello {
     pub(super) sources: Vec<SourceUid>,
 }
 
-/// Checks a hello; names every bad field at once.
-pub(super) fn check(hello: v1::IngestHello, config: &IngestConfig) -> Result<Hello, Fault> {
+/// A source whose deliveries the caller is not to send.
+pub(super) fn not_allowed(source: &SourceUid) -> Fault {
+    Fault::new(
+        Reason::PermissionDenied,
+        format!("the caller is not to send deliveries of source {source}"),
+    )
+    .with("source", source.as_str())
+}
+
+/// Checks a hello; names every bad field at once. Of a source that only an organization makes the caller's, each
+/// delivery tells.
+pub(super) fn check(
+    hello: v1::IngestHello,
+    config: &IngestConfig,
+    scope: &Scope,
+) -> Result<Hello, Fault> {
     if hello.protocol_version != PROTOCOL_VERSION {
         return Err(Fault::new(
             Reason::ProtocolMismatch,
@@ -79,6 +93,11 @@ pub(super) fn check(hello: v1::IngestHello, config: &IngestConfig) -> Result<Hel
         );
     }
     bad.truncate(FAULTS_MAX);
+    if bad.is_empty()
+        && let Some(source) = sources.iter().find(|source| !scope.may_allow(source))
+    {
+        return Err(not_allowed(source));
+    }
     match (spool, Fault::fields(bad)) {
         (Some(spool), None) => Ok(Hello {
             spool: SpoolHello {

@@ -12,6 +12,7 @@ use pass_store::{
 
 use super::events::{field, given};
 use super::mask::Mask;
+use super::personal;
 use super::walk::Rows;
 use super::words;
 
@@ -136,8 +137,8 @@ fn quarantine(record: &QuarantineRecord) -> v1::Quarantine {
     }
 }
 
-/// A delivery for the client.
-pub(crate) fn encode(record: &DeliveryRecord, mask: &Mask) -> v1::Delivery {
+/// A delivery for the client, with personal data or without.
+pub(crate) fn encode(record: &DeliveryRecord, personal: bool, mask: &Mask) -> v1::Delivery {
     let count = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
     let outcome: Outcome = record.outcome;
     let mut wire = v1::Delivery {
@@ -154,6 +155,9 @@ pub(crate) fn encode(record: &DeliveryRecord, mask: &Mask) -> v1::Delivery {
         quarantine: record.quarantine.as_ref().map(quarantine),
         ..delivery_view(&record.delivery)
     };
+    if !personal {
+        personal::strip_delivery(&mut wire);
+    }
     mask.apply(&mut wire);
     wire
 }
@@ -182,7 +186,8 @@ impl Rows for DeliveryRows<'_> {
     }
 
     fn wire(&self, row: &DeliveryRecord) -> Option<v1::Delivery> {
-        (self.wants_all() || self.filter.matches(&Shown(row))).then(|| encode(row, &self.mask))
+        (self.wants_all() || self.filter.matches(&Shown(row)))
+            .then(|| encode(row, self.scope.personal, &self.mask))
     }
 
     fn wants_all(&self) -> bool {

@@ -13,6 +13,7 @@ use pass_proto::v1;
 use pass_store::{self as store, EventParent, Page, PassStore, Scope};
 
 use super::mask::Mask;
+use super::personal;
 use super::walk::Rows;
 use super::words;
 
@@ -219,6 +220,9 @@ impl Rows for EventRows<'_> {
             return None;
         }
         let mut wire = event_to_wire(row, self.epoch);
+        if !self.scope.personal {
+            personal::strip_event(&mut wire);
+        }
         self.mask.apply(&mut wire);
         Some(wire)
     }

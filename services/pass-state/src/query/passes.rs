@@ -12,6 +12,7 @@ use pass_store::{self as store, Page, PassOrder, PassRecord, PassStore, Scope};
 
 use super::events::{field, given};
 use super::mask::Mask;
+use super::personal;
 use super::walk::Rows;
 use super::words;
 
@@ -116,8 +117,8 @@ pub(crate) fn narrowed(source: Option<SourceUid>, filter: &Filter) -> Option<Sou
     source.or_else(|| SourceUid::new(filter.required_text(SOURCE)?).ok())
 }
 
-/// A pass for the client, in the log of an epoch.
-pub(crate) fn encode(pass: &PassRecord, epoch: u64, mask: &Mask) -> v1::Pass {
+/// A pass for the client, in the log of an epoch; with personal data or without.
+pub(crate) fn encode(pass: &PassRecord, epoch: u64, personal: bool, mask: &Mask) -> v1::Pass {
     let cursor = (pass.last_position.0 > 0).then_some(Cursor {
         epoch,
         position: pass.last_position,
@@ -131,6 +132,9 @@ pub(crate) fn encode(pass: &PassRecord, epoch: u64, mask: &Mask) -> v1::Pass {
         digest: pass.digest,
         cursor,
     });
+    if !personal {
+        personal::strip_pass(&mut wire);
+    }
     mask.apply(&mut wire);
     wire
 }
@@ -175,7 +179,7 @@ impl Rows for PassRows<'_> {
             refs: OnceCell::new(),
         };
         (self.wants_all() || self.filter.matches(&shown))
-            .then(|| encode(row, self.epoch, &self.mask))
+            .then(|| encode(row, self.epoch, self.scope.personal, &self.mask))
     }
 
     fn wants_all(&self) -> bool {

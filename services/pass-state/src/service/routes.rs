@@ -194,6 +194,7 @@ pub(super) fn calls(
         reader: reader.clone(),
         types: Arc::clone(&types),
         deadline,
+        insecure: config.exposures().into_iter().map(str::to_owned).collect(),
     };
     let delivery = DeliveryApi {
         reader,

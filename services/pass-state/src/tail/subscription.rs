@@ -21,7 +21,7 @@ use pass_proto::convert::{event_into_wire, time_to_wire};
 use pass_proto::status::{Fault, Reason};
 use pass_proto::v1;
 use pass_proto::v1::subscribe_response::Frame;
-use pass_store::{self as store, Head, PassStore, Scope};
+use pass_store::{self as store, Head, PassStore};
 use prost::Message as _;
 use service_kit::clock::Clock;
 use service_kit::shutdown::Shutdown;
@@ -30,11 +30,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{PAGE_BYTES, RingRead, Tail, event_bytes};
+use crate::access::Caller;
 use crate::fault;
 use crate::frames::{FrameSender, Gone};
 use crate::metrics::{self, Measures};
 use crate::query::events::EventRecord;
 use crate::query::mask::Mask;
+use crate::query::personal;
 
 /// Frames that may wait for the client.
 pub(crate) const FRAMES_MAX: usize = 2;
@@ -66,8 +68,8 @@ pub(crate) struct Wish {
     pub(crate) filter: Filter,
     /// Which of their fields.
     pub(crate) mask: Mask,
-    /// What the client may see.
-    pub(crate) scope: Scope,
+    /// Who asks.
+    pub(crate) caller: Caller,
     /// Most events per frame.
     pub(crate) batch_events: usize,
     /// How often to send a bookmark while nothing else is sent.
@@ -321,7 +323,7 @@ impl Run<'_> {
         if self.this.wish.stop_at_head && self.cursor.position >= self.this.head.position {
             return Err(End::Closing(v1::ClosingReason::HeadReached));
         }
-        if Instant::now() >= self.end {
+        if Instant::now() >= self.end || self.this.wish.caller.changed().is_cancelled() {
             return Err(End::Closing(v1::ClosingReason::Rotated));
         }
         Ok(())
@@ -400,7 +402,7 @@ impl Run<'_> {
     /// Starts reading a page. Dropping what it returns ends the reading.
     fn read_page(&self, after: Position) -> PageRead {
         let store = Arc::clone(&self.this.on.store);
-        let scope = self.this.wish.scope.clone();
+        let scope = self.this.wish.caller.scope().clone();
         let events = self.page_events;
         PageRead {
             after,
@@ -467,6 +469,7 @@ impl Run<'_> {
             () = self.frames.gone() => Err(End::Gone),
             () = self.this.on.shutdown.stopping() => Ok(()),
             () = sleep_until(self.end) => Ok(()),
+            () = self.this.wish.caller.changed().cancelled() => Ok(()),
             () = sleep_until(bookmark) => self.bookmark().await,
         }
     }
@@ -474,6 +477,7 @@ impl Run<'_> {
     /// Passes events by the filter and queues those that are wanted, in frames of bounded size.
     async fn consider(&mut self, events: Vec<Arc<Event>>) -> Result<(), End> {
         let wish = &self.this.wish;
+        let scope = wish.caller.scope();
         let bytes_max = self.this.on.tail.config.frame_bytes_max.as_usize();
         let mut frame: Vec<v1::PassEvent> = Vec::new();
         let mut bytes = 0;
@@ -481,14 +485,14 @@ impl Run<'_> {
             if wish.stop_at_head && event.position > self.this.head.position {
                 break;
             }
-            let wanted = wish.scope.allows(&event.source, &event.organization)
+            let wanted = scope.allows(&event.source, &event.organization)
                 && (wish.filter.is_empty() || wish.filter.matches(&EventRecord::new(&event)));
             let place = Cursor::of(self.epoch, event.position, &event.fact.id);
             if wanted {
                 // A page from the store is this subscriber's alone; the ring is everybody's.
                 let mut wire = event_into_wire(Arc::unwrap_or_clone(event), self.epoch);
-                if !wish.scope.personal {
-                    wire.personal = None;
+                if !scope.personal {
+                    personal::strip_event(&mut wire);
                 }
                 wish.mask.apply(&mut wire);
                 let wire_bytes = wire.encoded_len();
@@ -537,6 +541,7 @@ impl Run<'_> {
             tokio::select! {
                 () = on.shutdown.stopping() => {}
                 () = sleep_until(self.end) => {}
+                () = self.this.wish.caller.changed().cancelled() => {}
             }
             tokio::time::sleep(LAST_FRAME_WAIT).await;
         };
@@ -593,7 +598,7 @@ impl Run<'_> {
                     v1::ClosingReason::Rotated => Some(
                         Fault::new(
                             Reason::StreamRotated,
-                            "the stream reached its maximum age; go on from the cursor",
+                            "the stream reached its maximum age, or what the caller may do was changed; go on from the cursor",
                         )
                         .with("cursor", cursor),
                     ),

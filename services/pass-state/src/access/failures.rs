@@ -1,0 +1,267 @@
+//! Calls that are refused: counted, slowed, and told to the log at most once a second.
+//!
+//! Only failures are limited, never a call with a valid credential: callers may share an address. An address
+//! may fail a few times at once and then once a second; past that its answers come late. Late answers are
+//! bounded in number, and so are the addresses that are remembered: past either bound answers come at once,
+//! since what is refused costs little and a token of 256 bits is not guessed.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// Failures that an address may have at once before it is slowed.
+const BURST: u32 = 10;
+/// Time after which one of them is forgiven.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(1);
+/// How late a late answer is.
+const LATENESS: Duration = Duration::from_secs(1);
+/// Answers that may be late at a time.
+const LATE_MAX: usize = 256;
+/// Addresses that are remembered.
+const ADDRESSES_MAX: usize = 4_096;
+/// Time between two lines in the log.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why a call is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// No credential was presented.
+    Missing,
+    /// What was presented is no bearer token, or are several.
+    Malformed,
+    /// Nobody has this token.
+    Token,
+    /// The client certificate's names are nobody's, or those of several.
+    Certificate,
+    /// The caller is known, and lacks the scope.
+    Scope,
+}
+
+impl Cause {
+    /// Every cause.
+    pub(crate) const ALL: [Cause; 5] = [
+        Cause::Missing,
+        Cause::Malformed,
+        Cause::Token,
+        Cause::Certificate,
+        Cause::Scope,
+    ];
+
+    /// The name in metrics and logs.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Cause::Missing => "missing",
+            Cause::Malformed => "malformed",
+            Cause::Token => "token",
+            Cause::Certificate => "certificate",
+            Cause::Scope => "scope",
+        }
+    }
+}
+
+/// Calls that were refused for who makes them; counted, for metrics.
+pub struct AuthFailures {
+    counts: [AtomicU64; Cause::ALL.len()],
+    addresses: Mutex<Addresses>,
+    late: Arc<Semaphore>,
+    log: Mutex<Log>,
+}
+
+#[derive(Default)]
+struct Log {
+    last: Option<Instant>,
+    unsaid: u64,
+}
+
+impl std::fmt::Debug for AuthFailures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.counts()).finish()
+    }
+}
+
+impl Default for AuthFailures {
+    fn default() -> Self {
+        Self {
+            counts: Default::default(),
+            addresses: Mutex::default(),
+            late: Arc::new(Semaphore::new(LATE_MAX)),
+            log: Mutex::default(),
+        }
+    }
+}
+
+/// An answer that is to be late.
+pub(super) struct Late {
+    _place: OwnedSemaphorePermit,
+}
+
+impl Late {
+    pub(super) async fn wait(self) {
+        tokio::time::sleep(LATENESS).await;
+    }
+}
+
+impl AuthFailures {
+    /// How many calls were refused since the start, by the name of the cause.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        (Cause::ALL.iter().zip(&self.counts))
+            .map(|(cause, count)| (cause.name(), count.load(Ordering::Relaxed)))
+    }
+
+    /// Takes note of a refused call.
+    pub(super) fn count(&self, cause: Cause) {
+        self.counts[cause as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes note of a call without a valid credential, and says whether its answer is to be late.
+    pub(super) fn unauthenticated(
+        &self,
+        cause: Cause,
+        address: IpAddr,
+        now: Instant,
+    ) -> Option<Late> {
+        self.count(cause);
+        self.tell(cause, address, now);
+        let over = (self.addresses.lock())
+            .unwrap_or_else(PoisonError::into_inner)
+            .failed(network(address), now);
+        if !over {
+            return None;
+        }
+        let place = Arc::clone(&self.late).try_acquire_owned().ok()?;
+        Some(Late { _place: place })
+    }
+
+    fn tell(&self, cause: Cause, address: IpAddr, now: Instant) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.unsaid += 1;
+        if log.last.is_some_and(|last| now < last + LOG_INTERVAL) {
+            return;
+        }
+        log.last = Some(now);
+        let refused = std::mem::take(&mut log.unsaid);
+        tracing::warn!(
+            cause = cause.name(),
+            peer = %address,
+            refused,
+            "calls without a valid credential were refused; this is the last of them"
+        );
+    }
+}
+
+/// Who is behind an address: a host, or with IPv6 the network that one customer gets.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+        address => address,
+    }
+}
+
+/// The failures of addresses that are not forgiven yet.
+#[derive(Default)]
+struct Addresses {
+    /// When the last of its failures is forgiven.
+    forgiven: HashMap<IpAddr, Instant>,
+}
+
+impl Addresses {
+    /// Takes note of a failure; true if there are too many.
+    fn failed(&mut self, address: IpAddr, now: Instant) -> bool {
+        if !self.forgiven.contains_key(&address) && self.forgiven.len() >= ADDRESSES_MAX {
+            self.forgiven.retain(|_, forgiven| *forgiven > now);
+            if self.forgiven.len() >= ADDRESSES_MAX {
+                return true;
+            }
+        }
+        let forgiven = self.forgiven.entry(address).or_insert(now);
+        let from = (*forgiven).max(now);
+        let over = from + FORGIVEN_AFTER > now + FORGIVEN_AFTER * BURST;
+        if !over {
+            *forgiven = from + FORGIVEN_AFTER;
+        }
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+    fn v4(number: u32) -> IpAddr {
+        IpAddr::V4(number.into())
+    }
+
+    #[test]
+    fn an_address_that_keeps_failing_is_answered_late_and_forgiven_in_time() {
+        let failures = AuthFailures::default();
+        let began = Instant::now();
+        let late = |address, now| {
+            failures
+                .unauthenticated(Cause::Token, address, now)
+                .is_some()
+        };
+        assert!(!(0..BURST).any(|_| late(PEER, began)));
+        assert!(late(PEER, began) && late(PEER, began));
+        assert!(!late(v4(7), began), "another address is another matter");
+        let later = began + FORGIVEN_AFTER * 2;
+        let answers = [late(PEER, later), late(PEER, later), late(PEER, later)];
+        assert_eq!(answers, [false, false, true]);
+    }
+
+    #[test]
+    fn late_answers_and_remembered_addresses_are_bounded() {
+        let failures = AuthFailures::default();
+        let began = Instant::now();
+        let late = |address, now| failures.unauthenticated(Cause::Missing, address, now);
+        let mut waiting = Vec::new();
+        for _ in 0..BURST as usize + 2 * LATE_MAX {
+            waiting.extend(late(PEER, began));
+        }
+        assert_eq!(waiting.len(), LATE_MAX);
+        waiting.clear();
+        for number in 1..2 * ADDRESSES_MAX as u32 {
+            late(v4(number), began);
+        }
+        let remembered = || failures.addresses.lock().unwrap().forgiven.len();
+        assert_eq!(remembered(), ADDRESSES_MAX);
+        assert!(late(v4(u32::MAX), began).is_some());
+        let later = began + FORGIVEN_AFTER * (BURST + 1);
+        assert!(late(v4(u32::MAX), later).is_none());
+        assert_eq!(remembered(), 1, "those that are forgiven are forgotten");
+    }
+
+    #[test]
+    fn each_cause_is_counted_by_its_name() {
+        let failures = AuthFailures::default();
+        let now = Instant::now();
+        failures.unauthenticated(Cause::Token, PEER, now);
+        failures.unauthenticated(Cause::Token, PEER, now);
+        failures.count(Cause::Scope);
+        let counts: Vec<_> = failures.counts().collect();
+        let expected = [
+            ("missing", 0),
+            ("malformed", 0),
+            ("token", 2),
+            ("certificate", 0),
+            ("scope", 1),
+        ];
+        assert_eq!(counts, expected);
+    }
+
+    #[test]
+    fn an_ipv6_customer_is_one_address() {
+        let v6 = |text: &str| IpAddr::V6(text.parse::<Ipv6Addr>().unwrap());
+        assert_eq!(network(v6("2001:db8::1")), network(v6("2001:db8::2:3:4:5")));
+        assert_ne!(network(v6("2001:db8::1")), network(v6("2001:db8:0:1::1")));
+        assert_eq!(network(v6("::ffff:192.0.2.1")), PEER);
+    }
+}
