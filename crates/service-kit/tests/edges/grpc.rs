@@ -24,6 +24,8 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::soon;
 
+mod abuse;
+
 const SERVICE: &str = "kit.v1.Example";
 
 struct Edge {
