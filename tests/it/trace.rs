@@ -51,6 +51,7 @@ async fn start_gateway(dir: &Path, state: &PortLease) -> (Running, std::net::Soc
         clock: Arc::new(SystemClock),
         env: Vec::new(),
         data_dir: dir.to_owned(),
+        config_from: None,
     };
     let gateway = Gateway::build(config, dependencies).await.unwrap();
     let address = gateway.http_addr();

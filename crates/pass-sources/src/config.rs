@@ -27,6 +27,10 @@ pub struct SourceConfig {
     pub allow_from: Vec<IpNet>,
     /// What becomes of authentic deliveries that can't be decoded.
     pub undecodable: UndecodablePolicy,
+    /// Authentic deliveries that are taken per second; absent: what the gateway allows all sources.
+    pub rate_per_sec: Option<u32>,
+    /// How many of them may come at once; absent: what the gateway allows all sources.
+    pub rate_burst: Option<u32>,
     /// The layout of `signed_envelope` callbacks; the default is receeve's.
     pub envelope: Option<EnvelopeConfig>,
 }

@@ -16,6 +16,8 @@ const PASS_STATE: &str = "pass_state";
 /// Both services' configurations.
 pub(crate) struct Both {
     pub(crate) gateway: webhook_gateway::Config,
+    /// Where the gateway's comes from, to be read again when it changes.
+    pub(crate) gateway_from: Sources,
     pub(crate) pass_state: pass_state::Config,
 }
 
@@ -33,11 +35,12 @@ pub(crate) fn load(
         section: Some(section),
     };
     let mut faults = Vec::new();
-    let gateway = webhook_gateway::Config::load(&from(
+    let gateway_from = from(
         GATEWAY,
         webhook_gateway::config::ENV_PREFIX,
         Some(file.to_owned()),
-    ));
+    );
+    let gateway = webhook_gateway::Config::load(&gateway_from);
     let pass_state: Result<pass_state::Config, Faults> = config::load(&from(
         PASS_STATE,
         pass_state::config::ENV_PREFIX,
@@ -49,6 +52,7 @@ pub(crate) fn load(
             if faults.is_empty() {
                 Ok(Both {
                     gateway,
+                    gateway_from,
                     pass_state,
                 })
             } else {

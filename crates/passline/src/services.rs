@@ -60,6 +60,7 @@ impl Services {
     ) -> Result<Self, Failure> {
         let Both {
             mut gateway,
+            gateway_from,
             pass_state,
         } = both;
         let clock = Arc::new(SystemClock);
@@ -86,6 +87,7 @@ impl Services {
                 clock,
                 env,
                 data_dir: directory.path().to_owned(),
+                config_from: Some(gateway_from),
             },
         ))
         .await

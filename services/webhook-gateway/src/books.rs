@@ -5,13 +5,15 @@
 //! are made of them.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use jiff::Timestamp;
 use pass_domain::delivery::Outcome;
 use pass_sources::RefusalCause;
 
-use crate::sources::Sources;
+/// Most pages of one process: sources that were configured at some time since it started.
+const PAGES_MAX: usize = 10_000;
 
 /// How a request ended, or what pass-state said about a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,7 +26,7 @@ pub enum Tally {
     Control,
     /// 400 or 422: not decodable, refused by the source's policy.
     Rejected,
-    /// 401, by cause.
+    /// 401, or 429 where too many failures came; by cause.
     Refused(RefusalCause),
     /// 404.
     NotFound,
@@ -38,6 +40,10 @@ pub enum Tally {
     TooSlow,
     /// The body broke off, or the sender went away before its answer.
     Abandoned,
+    /// 429: over the source's rate.
+    Limited,
+    /// 429: over the rate of the client's address.
+    ClientLimited,
     /// 503: too much in flight.
     Busy,
     /// 503: the spool is full.
@@ -58,7 +64,7 @@ pub enum Tally {
 
 impl Tally {
     /// Every tally.
-    pub const ALL: [Tally; 26] = [
+    pub const ALL: [Tally; 28] = [
         Tally::Stored,
         Tally::Quarantined,
         Tally::Control,
@@ -74,6 +80,8 @@ impl Tally {
         Tally::MediaType,
         Tally::TooSlow,
         Tally::Abandoned,
+        Tally::Limited,
+        Tally::ClientLimited,
         Tally::Busy,
         Tally::Full,
         Tally::Storage,
@@ -106,6 +114,8 @@ impl Tally {
             Tally::MediaType => "media_type",
             Tally::TooSlow => "too_slow",
             Tally::Abandoned => "abandoned",
+            Tally::Limited => "limited",
+            Tally::ClientLimited => "client_limited",
             Tally::Busy => "busy",
             Tally::Full => "full",
             Tally::Storage => "storage",
@@ -135,7 +145,7 @@ impl Tally {
             | Tally::TooSlow
             | Tally::Abandoned => "rejected",
             Tally::Refused(_) => "unauthenticated",
-            Tally::Busy => "limited",
+            Tally::Limited | Tally::ClientLimited | Tally::Busy => "limited",
             Tally::Full
             | Tally::Storage
             | Tally::Unavailable
@@ -163,25 +173,31 @@ impl Tally {
             Tally::MediaType => 12,
             Tally::TooSlow => 13,
             Tally::Abandoned => 14,
-            Tally::Busy => 15,
-            Tally::Full => 16,
-            Tally::Storage => 17,
-            Tally::Unavailable => 18,
-            Tally::Restored => 19,
-            Tally::Stopping => 20,
-            Tally::Internal => 21,
-            Tally::Committed(Outcome::Applied) => 22,
-            Tally::Committed(Outcome::Duplicate) => 23,
-            Tally::Committed(Outcome::Quarantined) => 24,
-            Tally::Committed(Outcome::Control) => 25,
+            Tally::Limited => 15,
+            Tally::ClientLimited => 16,
+            Tally::Busy => 17,
+            Tally::Full => 18,
+            Tally::Storage => 19,
+            Tally::Unavailable => 20,
+            Tally::Restored => 21,
+            Tally::Stopping => 22,
+            Tally::Internal => 23,
+            Tally::Committed(Outcome::Applied) => 24,
+            Tally::Committed(Outcome::Duplicate) => 25,
+            Tally::Committed(Outcome::Quarantined) => 26,
+            Tally::Committed(Outcome::Control) => 27,
         }
     }
 }
 
-/// One page per source, and one for requests (and deliveries) of none that is configured.
+/// One page per source, and one for requests (and deliveries) of none that is configured. A source's page stays as long
+/// as the process, also when the source is no longer configured.
 #[derive(Debug)]
 pub struct Books {
-    pages: Vec<Page>,
+    /// Pages are only ever added.
+    pages: RwLock<Vec<Arc<Page>>>,
+    /// What belongs to no source.
+    none: Page,
     start: Instant,
 }
 
@@ -211,44 +227,64 @@ impl Page {
 }
 
 impl Books {
-    pub(crate) fn new(sources: &Sources) -> Self {
-        let mut pages: Vec<Page> = sources
-            .iter()
-            .map(|entry| Page::new(entry.source.name()))
-            .collect();
-        pages.push(Page::new(""));
+    pub(crate) fn new() -> Self {
         Self {
-            pages,
+            pages: RwLock::default(),
+            none: Page::new(""),
             start: Instant::now(),
         }
     }
 
-    fn page(&self, source: Option<usize>) -> &Page {
-        let last = self.pages.len() - 1;
-        &self.pages[source.unwrap_or(last).min(last)]
+    /// Finds the page of a source, or begins it; `None` if there are too many.
+    pub(crate) fn enroll(&self, source: &str) -> Option<usize> {
+        let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = pages.iter().position(|page| page.source == source) {
+            return Some(known);
+        }
+        if pages.len() >= PAGES_MAX {
+            return None;
+        }
+        pages.push(Arc::new(Page::new(source)));
+        Some(pages.len() - 1)
+    }
+
+    fn pages(&self) -> RwLockReadGuard<'_, Vec<Arc<Page>>> {
+        // Nothing panics half-way through adding a page.
+        self.pages.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn on_page<T>(&self, source: Option<usize>, act: impl FnOnce(&Page) -> T) -> T {
+        let pages = self.pages();
+        let page = source.and_then(|index| pages.get(index));
+        act(page.map_or(&self.none, |page| page))
     }
 
     pub(crate) fn add(&self, source: Option<usize>, tally: Tally) {
-        self.page(source).tallies[tally.index()].fetch_add(1, Ordering::Relaxed);
+        self.on_page(source, |page| {
+            page.tallies[tally.index()].fetch_add(1, Ordering::Relaxed);
+        });
     }
 
     /// Takes note of a delivery that was made durable.
     pub(crate) fn delivered(&self, source: usize, receive_time: Timestamp) {
-        self.page(Some(source))
-            .delivered_ms
-            .store(receive_time.as_millisecond(), Ordering::Relaxed);
+        self.on_page(Some(source), |page| {
+            page.delivered_ms
+                .store(receive_time.as_millisecond(), Ordering::Relaxed);
+        });
     }
 
     pub(crate) fn add_facts(&self, source: usize, count: usize) {
-        self.page(Some(source))
-            .facts
-            .fetch_add(count as u64, Ordering::Relaxed);
+        self.on_page(Some(source), |page| {
+            page.facts.fetch_add(count as u64, Ordering::Relaxed);
+        });
     }
 
     /// Logs a refused credential: at most one line a second and source, with the number since the last one.
     /// The line repeats nothing the sender sent.
     pub(crate) fn log_refusal(&self, source: usize, cause: RefusalCause) {
-        let page = self.page(Some(source));
+        let Some(page) = self.pages().get(source).map(Arc::clone) else {
+            return;
+        };
         page.refusals_unlogged.fetch_add(1, Ordering::Relaxed);
         let now_ms = u64::try_from(self.start.elapsed().as_millis())
             .unwrap_or(u64::MAX)
@@ -277,8 +313,10 @@ impl Books {
     /// not yet in another.
     #[must_use]
     pub fn snapshot(&self) -> Vec<BooksPage> {
-        self.pages
+        self.pages()
             .iter()
+            .map(|page| &**page)
+            .chain([&self.none])
             .map(|page| BooksPage {
                 source: page.source.clone(),
                 facts: page.facts.load(Ordering::Relaxed),
@@ -294,8 +332,10 @@ impl Books {
     /// Sums a tally over all sources.
     #[must_use]
     pub fn total(&self, tally: Tally) -> u64 {
-        self.pages
+        self.pages()
             .iter()
+            .map(|page| &**page)
+            .chain([&self.none])
             .map(|page| page.tallies[tally.index()].load(Ordering::Relaxed))
             .sum()
     }
@@ -343,7 +383,7 @@ mod tests {
 
     #[test]
     fn what_belongs_to_no_source_has_a_page_of_its_own() {
-        let books = Books::new(&Sources::default());
+        let books = Books::new();
         books.add(None, Tally::NotFound);
         books.add(Some(7), Tally::Internal);
         let pages = books.snapshot();
@@ -356,15 +396,31 @@ mod tests {
     }
 
     #[test]
+    fn a_source_that_comes_back_goes_on_on_its_page() {
+        let books = Books::new();
+        let first = books.enroll("acme").unwrap();
+        books.add(Some(first), Tally::Stored);
+        assert_ne!(books.enroll("other"), Some(first));
+        assert_eq!(books.enroll("acme"), Some(first));
+        assert_eq!(books.snapshot()[first].get(Tally::Stored), 1);
+        for number in 2..PAGES_MAX {
+            assert!(books.enroll(&format!("s{number}")).is_some());
+        }
+        assert_eq!(books.enroll("one-too-many"), None);
+        assert_eq!(books.enroll("acme"), Some(first));
+    }
+
+    #[test]
     fn refusals_are_logged_once_a_second_with_their_number() {
-        let books = Books {
-            pages: vec![Page::new("acme"), Page::new("")],
-            start: Instant::now(),
-        };
+        let books = Books::new();
+        let acme = books.enroll("acme").unwrap();
         for _ in 0..100 {
-            books.log_refusal(0, RefusalCause::WrongCredential);
+            books.log_refusal(acme, RefusalCause::WrongCredential);
         }
         // The first was logged alone.
-        assert_eq!(books.pages[0].refusals_unlogged.load(Ordering::Relaxed), 99);
+        let unlogged = books.on_page(Some(acme), |page| {
+            page.refusals_unlogged.load(Ordering::Relaxed)
+        });
+        assert_eq!(unlogged, 99);
     }
 }

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use http::HeaderName;
+use ipnet::IpNet;
 use pass_sources::SourceConfig;
 use serde::{Deserialize, Deserializer};
 use service_kit::config::{self, ByteSize, Duration, Faults, Origin, Validate};
@@ -14,10 +16,13 @@ use service_kit::telemetry::TelemetryConfig;
 use service_kit::tls::TlsServerConfig;
 
 use crate::backend;
+use crate::limits::Proxies;
 use crate::sources::Sources;
 
+mod limits;
 mod spool;
 
+pub use limits::{FailedAuth, Rates};
 pub use spool::{JetStream, Spool, SpoolBackend, SpoolSecret};
 
 /// The service's name in traces and logs.
@@ -26,6 +31,8 @@ pub const SERVICE_NAME: &str = "webhook-gateway";
 pub const ENV_PREFIX: &str = "GATEWAY";
 /// Most sources of one gateway; pass-state takes no longer list.
 pub const SOURCES_MAX: usize = 1_000;
+/// Most networks of trusted proxies.
+const TRUSTED_PROXIES_MAX: usize = 256;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Deserialize)]
@@ -90,7 +97,13 @@ impl Config {
         let origin = from.file.clone().map_or(Origin::Default, Origin::File);
         Credentials::load("pass_state", &config.pass_state, &from.env)
             .map_err(|faults| faults.with_origin(&origin))?;
-        Sources::build(&config.sources, &config.ack, &from.env, &origin)?;
+        Sources::build(
+            &config.sources,
+            &config.ack,
+            &config.http,
+            &from.env,
+            &origin,
+        )?;
         if config.spool.backend == SpoolBackend::Jetstream {
             backend::login(&config.spool.jetstream, &from.env, &origin)?;
         }
@@ -202,6 +215,27 @@ impl Validate for Config {
                 "run a second gateway",
             );
         }
+        let rate = |faults: &mut Faults, index: usize, key: &str, value: Option<u32>, most: u32| {
+            if let Some(value) = value {
+                faults.in_range(&format!("sources[{index}].{key}"), value, 1..=most);
+            }
+        };
+        for (index, source) in self.sources.iter().enumerate() {
+            rate(
+                faults,
+                index,
+                "rate_per_sec",
+                source.rate_per_sec,
+                limits::PER_SEC_MAX,
+            );
+            rate(
+                faults,
+                index,
+                "rate_burst",
+                source.rate_burst,
+                limits::BURST_MAX,
+            );
+        }
         let (mut names, mut uids) = (HashSet::new(), HashSet::new());
         for (index, source) in self.sources.iter().enumerate() {
             if !names.insert(source.name.as_str()) {
@@ -250,6 +284,16 @@ pub struct Http {
     pub bytes_in_flight_max: ByteSize,
     /// Limits of connections, heads and the pace of bodies.
     pub limits: HttpLimits,
+    /// Networks of proxies that are believed about whom they speak for, at most 256. Default none: the client is whoever
+    /// opened the connection.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they say so. Default `x-forwarded-for`; `forwarded` is read by RFC 7239, any other as a list of
+    /// addresses.
+    pub forwarded_header: String,
+    /// How many deliveries may come in a time.
+    pub rates: Rates,
+    /// What failing credentials cost.
+    pub failed_auth: FailedAuth,
 }
 
 impl Default for Http {
@@ -261,7 +305,21 @@ impl Default for Http {
             requests_in_flight_max: 1024,
             bytes_in_flight_max: ByteSize::from_mib(64),
             limits: HttpLimits::default(),
+            trusted_proxies: Vec::new(),
+            forwarded_header: "x-forwarded-for".to_owned(),
+            rates: Rates::default(),
+            failed_auth: FailedAuth::default(),
         }
+    }
+}
+
+impl Http {
+    /// The proxies that are believed.
+    pub(crate) fn proxies(&self) -> Proxies {
+        let header = HeaderName::try_from(&self.forwarded_header);
+        // Checked when it was loaded; an empty list trusts nobody, whatever the header.
+        let header = header.unwrap_or(http::header::FORWARDED);
+        Proxies::new(&self.trusted_proxies, header)
     }
 }
 
@@ -286,6 +344,36 @@ impl Validate for Http {
             self.body_bytes_max..=ByteSize::from_gib(4),
         );
         faults.part("limits", &self.limits);
+        faults.part("rates", &self.rates);
+        faults.part("failed_auth", &self.failed_auth);
+        if self.trusted_proxies.len() > TRUSTED_PROXIES_MAX {
+            faults.invalid(
+                "trusted_proxies",
+                format!("{} networks", self.trusted_proxies.len()),
+                format!("at most {TRUSTED_PROXIES_MAX}"),
+                "name larger networks",
+            );
+        }
+        if self
+            .trusted_proxies
+            .iter()
+            .any(|network| network.prefix_len() == 0)
+        {
+            faults.invalid(
+                "trusted_proxies",
+                "holds a network of every address, so that every client may say who it is",
+                "the networks of your proxies",
+                "narrow it",
+            );
+        }
+        if HeaderName::try_from(&self.forwarded_header).is_err() {
+            faults.invalid(
+                "forwarded_header",
+                "is not a header name",
+                "x-forwarded-for, forwarded, or the name that your proxy uses",
+                "correct it or remove it",
+            );
+        }
     }
 }
 

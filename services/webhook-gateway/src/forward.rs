@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::books::Books;
 use crate::config::Forward;
-use crate::sources::Sources;
+use crate::policy::Live;
 use crate::waiters::Waiters;
 
 mod failure;
@@ -110,7 +110,7 @@ pub(crate) struct Forwarder {
     pub(crate) config: Forward,
     pub(crate) channel: Channel,
     pub(crate) spool: Arc<dyn Spool>,
-    pub(crate) sources: Arc<Sources>,
+    pub(crate) live: Arc<Live>,
     pub(crate) books: Arc<Books>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) status: watch::Sender<ForwardStatus>,
@@ -266,7 +266,7 @@ impl Forwarder {
                     pause.reset();
                 }
                 // The same again and again is one line; what changes is a line each.
-                if matches!(failure, Failure::Rotated) {
+                if matches!(failure, Failure::Rotated | Failure::SourcesChanged) {
                     tracing::info!("{text}");
                 } else if news {
                     tracing::warn!(error = %text, "forwarding to pass-state was interrupted; deliveries stay in the spool");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use pass_spool::{JetStreamOpenError, OpenError, Spool, SpoolHealth, SpoolId, SpoolStatus};
 use service_kit::admin::{Check, Readiness, State, Version};
 use service_kit::clock::Clock;
-use service_kit::config::{Faults, Origin};
+use service_kit::config::{self, Faults, Origin};
 use service_kit::grpc::{self, Credentials};
 use service_kit::listener::HttpListener;
 use service_kit::metrics::Metrics;
@@ -26,7 +26,9 @@ use crate::config::{AckMode, Config, SERVICE_NAME, SpoolBackend};
 use crate::forward::{ForwardStatus, Forwarder};
 use crate::http::{self, Edge};
 use crate::metrics::{self, AckDuration};
+use crate::policy::{Live, Policy};
 use crate::record::record_bytes_max;
+use crate::reload::PolicyReload;
 use crate::sources::Sources;
 use crate::waiters::Waiters;
 
@@ -53,6 +55,8 @@ pub struct Dependencies {
     /// The directory under which an embedded spool lies unless its own is configured. With a spool on JetStream
     /// nothing is written there.
     pub data_dir: PathBuf,
+    /// Where the configuration came from and is read from again when it changes; absent: only the sources' secrets are.
+    pub config_from: Option<config::Sources>,
 }
 
 /// Why a gateway could not be built. Nothing is left running.
@@ -103,7 +107,8 @@ pub enum RunError {
 pub struct Gateway {
     config: Config,
     clock: Arc<dyn Clock>,
-    sources: Arc<Sources>,
+    live: Arc<Live>,
+    waiters: Arc<Waiters>,
     spool: Arc<dyn Spool>,
     http: HttpListener,
     admin: HttpListener,
@@ -125,9 +130,20 @@ impl Gateway {
             clock,
             env,
             data_dir,
+            config_from,
         } = dependencies;
-        let sources = Sources::build(&config.sources, &config.ack, &env, &Origin::Default)
-            .map_err(BuildError::Sources)?;
+        let policy = Policy::build(
+            &config.sources,
+            &config.ack,
+            &config.http,
+            &env,
+            &Origin::Default,
+            None,
+        )
+        .map_err(BuildError::Sources)?;
+        let books = Arc::new(Books::new());
+        let live = Live::new(policy, Arc::clone(&books));
+        let live = Arc::new(live.expect("a configuration has fewer sources than there are pages"));
         let mut reloads = Reloads::new(&config.reload);
         let http_tls = tls::server("http.tls", config.http.tls.as_ref(), Protocol::Http);
         let http_tls = http_tls.map_err(BuildError::Tls)?;
@@ -150,9 +166,6 @@ impl Gateway {
         }
         let channel = grpc::channel(&config.pass_state, &credentials)?;
         let metrics = Metrics::new(&config.telemetry, VERSION);
-        for tls in metrics.tls_clients() {
-            reloads.register("telemetry.tls", tls);
-        }
         let sync_observer = metrics::sync_observer(&metrics);
         let spool = backend::open(&config, &env, &data_dir, &clock, sync_observer).await?;
         let http = bind(
@@ -169,10 +182,24 @@ impl Gateway {
         )
         .await?
         .with_tls(admin_tls);
-        let sources = Arc::new(sources);
+        let waits = live
+            .policy()
+            .iter()
+            .any(|entry| entry.ack == AckMode::Applied);
+        let waiters = Arc::new(Waiters::new(config.ack.waiters_max, waits));
+        reloads.register(
+            "configuration",
+            PolicyReload::new(
+                &config,
+                config_from,
+                env,
+                Arc::clone(&live),
+                Arc::clone(&waiters),
+            ),
+        );
         let forward = watch::Sender::new(ForwardStatus::default());
         let observer = Arc::new(Observer {
-            books: Arc::new(Books::new(&sources)),
+            books,
             spool: Arc::clone(&spool),
             spool_backend: config.spool.backend,
             forward: forward.subscribe(),
@@ -182,7 +209,8 @@ impl Gateway {
         Ok(Self {
             config,
             clock,
-            sources,
+            live,
+            waiters,
             spool,
             http,
             admin,
@@ -222,7 +250,8 @@ impl Gateway {
         let Self {
             config,
             clock,
-            sources,
+            live,
+            waiters,
             spool,
             http,
             admin,
@@ -232,7 +261,7 @@ impl Gateway {
             reloads,
             metrics,
         } = self;
-        warn(&sources);
+        warn(&live.policy());
         if config.http.tls.is_none() && !http.local_addr().ip().is_loopback() {
             tracing::warn!(http = %http.local_addr(), "callbacks are taken in without TLS: something in front must end it");
         }
@@ -240,8 +269,6 @@ impl Gateway {
         let readiness = Readiness::new(shutdown.clone());
         let spool_check = readiness.register("spool");
         let forward_check = readiness.register("forward");
-        let waits = sources.iter().any(|entry| entry.ack == AckMode::Applied);
-        let waiters = Arc::new(Waiters::new(config.ack.waiters_max, waits));
         let body_bytes_max = config.http.body_bytes_max.as_usize();
         let forwarder = Forwarder {
             shared: config.spool_is_shared(),
@@ -251,7 +278,7 @@ impl Gateway {
             config: config.forward,
             channel,
             spool: Arc::clone(&spool),
-            sources: Arc::clone(&sources),
+            live: Arc::clone(&live),
             books: Arc::clone(&observer.books),
             waiters: Arc::clone(&waiters),
             status: forward,
@@ -259,8 +286,7 @@ impl Gateway {
         };
         let edge = Edge::new(
             &config.http,
-            &config.ack,
-            sources,
+            live,
             Arc::clone(&spool),
             Arc::clone(&clock),
             Arc::clone(&observer.books),

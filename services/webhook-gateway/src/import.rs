@@ -164,6 +164,7 @@ pub async fn spool_import(
         clock,
         env,
         data_dir,
+        config_from: _,
     } = dependencies;
     if config.spool.backend == SpoolBackend::Embedded && is_same(dir, &config.spool_dir(&data_dir))
     {

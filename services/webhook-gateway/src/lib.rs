@@ -18,8 +18,11 @@ mod forward;
 mod gateway;
 mod http;
 mod import;
+mod limits;
 mod metrics;
+mod policy;
 pub mod record;
+mod reload;
 mod sources;
 #[cfg(test)]
 mod testing;

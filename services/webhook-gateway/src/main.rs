@@ -85,7 +85,7 @@ async fn main() -> ExitCode {
         }
     };
     let result = match arguments.command {
-        Command::Serve => serve(config, env, arguments.data_dir).await,
+        Command::Serve => serve(config, from, arguments.data_dir).await,
         Command::CheckConfig => Ok(()),
         Command::Healthcheck => {
             let admin = &config.admin;
@@ -114,19 +114,16 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn serve(
-    config: Config,
-    env: Vec<(String, String)>,
-    data_dir: PathBuf,
-) -> anyhow::Result<()> {
+async fn serve(config: Config, from: Sources, data_dir: PathBuf) -> anyhow::Result<()> {
     let telemetry = telemetry::init(&config.telemetry);
     let shutdown = Shutdown::new();
     let signals = Signals::new().context("signal handlers can't be installed")?;
     tokio::spawn(shutdown.clone().follow(signals, config.drain_delay.get()));
     let dependencies = Dependencies {
         clock: Arc::new(SystemClock),
-        env,
+        env: from.env.clone(),
         data_dir,
+        config_from: Some(from),
     };
     let gateway = Gateway::build(config, dependencies).await?;
     let result = gateway.run(shutdown).await;
@@ -144,6 +141,7 @@ async fn import(
         clock: Arc::new(SystemClock),
         env,
         data_dir,
+        config_from: None,
     };
     let imported = Box::pin(spool_import(config, dependencies, dir)).await?;
     println!("{imported}");

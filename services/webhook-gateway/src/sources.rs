@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use pass_sources::{SecretRef, Source, SourceConfig};
 use service_kit::config::{Fault, Faults, Origin};
 
-use crate::config::{Ack, AckMode};
+use crate::books::Books;
+use crate::config::{Ack, AckMode, Http};
+use crate::limits::{Bucket, Rate};
 
 /// Largest secret that is read, in bytes.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
@@ -18,9 +21,15 @@ pub(crate) struct Entry {
     pub(crate) ack: AckMode,
     /// The methods of the `Allow` header.
     pub(crate) allow: String,
+    /// How many authentic deliveries are taken.
+    pub(crate) rate: Arc<Bucket>,
+    /// How many failing credentials are answered at once; absent: all.
+    pub(crate) failures: Option<Arc<Bucket>>,
+    /// Its place in the books.
+    page: usize,
 }
 
-/// All sources. A source's index is its place in the books.
+/// All sources, of one configuration.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     entries: Vec<Entry>,
@@ -33,6 +42,7 @@ impl Sources {
     pub(crate) fn build(
         configs: &[SourceConfig],
         ack: &Ack,
+        http: &Http,
         env: &[(String, String)],
         origin: &Origin,
     ) -> Result<Self, Faults> {
@@ -40,7 +50,7 @@ impl Sources {
         let mut sources = Self::default();
         for (index, config) in configs.iter().enumerate() {
             match Source::build(config, &mut |secret| resolve(secret, env)) {
-                Ok(source) => sources.add(source, ack),
+                Ok(source) => sources.add(source, config, ack, http),
                 Err(found) => {
                     for fault in found {
                         faults.add(Fault {
@@ -61,7 +71,7 @@ impl Sources {
         }
     }
 
-    fn add(&mut self, source: Source, ack: &Ack) {
+    fn add(&mut self, source: Source, config: &SourceConfig, ack: &Ack, http: &Http) {
         let index = self.entries.len();
         self.by_name.insert(source.name().to_owned(), index);
         self.by_uid.insert(source.uid().to_string(), index);
@@ -71,23 +81,67 @@ impl Sources {
             .map(|method| method.name())
             .collect::<Vec<_>>()
             .join(", ");
+        let rate = Rate::new(
+            config.rate_per_sec.unwrap_or(http.rates.source_per_sec),
+            config.rate_burst.unwrap_or(http.rates.source_burst),
+        );
+        let failures = Rate::new(
+            http.failed_auth.source_per_sec,
+            http.failed_auth.source_burst,
+        );
         self.entries.push(Entry {
+            rate: Arc::new(Bucket::new(rate.unwrap_or(Rate::LEAST))),
+            failures: failures.map(|rate| Arc::new(Bucket::new(rate))),
+            page: 0,
             ack: ack.mode_of(source.name()),
             allow,
             source,
         });
     }
 
+    /// Takes over from the sources before these what they have used up, where their rates are the same.
+    pub(crate) fn go_on_from(&mut self, before: &Self) {
+        for entry in &mut self.entries {
+            let Some((_, known)) = before.by_name(entry.source.name()) else {
+                continue;
+            };
+            if known.rate.rate() == entry.rate.rate() {
+                entry.rate = Arc::clone(&known.rate);
+            }
+            if let (Some(then), Some(now)) = (&known.failures, &mut entry.failures)
+                && then.rate() == now.rate()
+            {
+                *now = Arc::clone(then);
+            }
+        }
+    }
+
+    /// Gives each source its page.
+    ///
+    /// # Errors
+    /// The first source for which there is none left.
+    pub(crate) fn enroll(&mut self, books: &Books) -> Result<(), String> {
+        for entry in &mut self.entries {
+            let name = entry.source.name();
+            entry.page = books.enroll(name).ok_or_else(|| name.to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// The source with that name, and its page in the books.
     pub(crate) fn by_name(&self, name: &str) -> Option<(usize, &Entry)> {
         self.by_name
             .get(name)
-            .map(|&index| (index, &self.entries[index]))
+            .map(|&index| &self.entries[index])
+            .map(|entry| (entry.page, entry))
     }
 
+    /// The source with that uid, and its page in the books.
     pub(crate) fn by_uid(&self, uid: &str) -> Option<(usize, &Entry)> {
         self.by_uid
             .get(uid)
-            .map(|&index| (index, &self.entries[index]))
+            .map(|&index| &self.entries[index])
+            .map(|entry| (entry.page, entry))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {

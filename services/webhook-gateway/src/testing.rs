@@ -20,9 +20,10 @@ use service_kit::clock::Clock;
 use service_kit::config::Origin;
 use tokio::sync::Semaphore;
 
-use crate::config::{Ack, AckMode, Http};
+use crate::books::Books;
+use crate::config::{Ack, AckMode, FailedAuth, Http};
+use crate::policy::{Live, Policy};
 use crate::record::record_bytes_max;
-use crate::sources::Sources;
 
 /// The secret of every source here.
 pub(crate) const SECRET: &str = "0123456789abcdef-canary";
@@ -92,15 +93,28 @@ pub(crate) fn ack() -> Ack {
     }
 }
 
-pub(crate) fn sources(ack: &Ack) -> Arc<Sources> {
-    Arc::new(
-        Sources::build(&source_configs(), ack, &[], &Origin::Default)
-            .unwrap_or_else(|faults| panic!("{faults}")),
-    )
+/// A policy of all sources in force, and its books.
+pub(crate) fn live(http: &Http, ack: &Ack) -> (Arc<Live>, Arc<Books>) {
+    live_of(&source_configs(), http, ack)
 }
 
+/// The same of other sources.
+pub(crate) fn live_of(sources: &[SourceConfig], http: &Http, ack: &Ack) -> (Arc<Live>, Arc<Books>) {
+    let policy = Policy::build(sources, ack, http, &[], &Origin::Default, None)
+        .unwrap_or_else(|faults| panic!("{faults}"));
+    let books = Arc::new(Books::new());
+    let live = Live::new(policy, Arc::clone(&books)).unwrap();
+    (Arc::new(live), books)
+}
+
+/// Failing credentials are answered at once: most tests are about something else.
 pub(crate) fn http() -> Http {
     Http {
+        failed_auth: FailedAuth {
+            client_per_sec: 0,
+            source_per_sec: 0,
+            ..FailedAuth::default()
+        },
         body_bytes_max: service_kit::config::ByteSize::from_bytes(BODY_BYTES_MAX as u64),
         ..Http::default()
     }

@@ -6,6 +6,7 @@
 //! once, which is answered `stored`: the delivery is durable.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ const OUTCOMES_MAX: usize = 4_096;
 #[derive(Debug)]
 pub(crate) struct Waiters {
     waiters_max: usize,
-    /// False if no source waits; then nothing is remembered.
-    in_use: bool,
+    /// False if no source ever waited; then nothing is remembered.
+    in_use: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -37,9 +38,14 @@ impl Waiters {
     pub(crate) fn new(waiters_max: usize, in_use: bool) -> Self {
         Self {
             waiters_max,
-            in_use,
+            in_use: AtomicBool::new(in_use),
             inner: Mutex::default(),
         }
+    }
+
+    /// Tells that a source waits from now on.
+    pub(crate) fn use_from_now(&self) {
+        self.in_use.store(true, Ordering::Relaxed);
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -74,7 +80,7 @@ impl Waiters {
 
     /// Tells that everything up to `through` is committed, and the outcomes that came with it.
     pub(crate) fn committed(&self, through: u64, outcomes: impl Iterator<Item = (u64, Outcome)>) {
-        if !self.in_use {
+        if !self.in_use.load(Ordering::Relaxed) {
             return;
         }
         let mut inner = self.inner();

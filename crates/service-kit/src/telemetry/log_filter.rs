@@ -200,7 +200,6 @@ mod tests {
         let installed = Installed {
             log_filter: LogFilter::new(start, handle),
             sampling: Sampling::OFF,
-            tls: None,
         };
         tracing_subscriber::registry()
             .with(

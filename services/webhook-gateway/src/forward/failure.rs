@@ -24,6 +24,8 @@ pub(super) enum Failure {
     Status(Box<Status>),
     #[error("pass-state rotated the stream or is stopping")]
     Rotated,
+    #[error("the sources changed; pass-state is told by a new stream")]
+    SourcesChanged,
     #[error("a newer stream of this spool took over")]
     Fenced,
     #[error("pass-state refuses what this gateway is configured to send: {}; make the two fit", cut(.0))]
@@ -122,6 +124,7 @@ impl Failure {
         match self {
             Failure::Status(_)
             | Failure::Rotated
+            | Failure::SourcesChanged
             | Failure::Closed
             | Failure::HelloTimeout(_)
             | Failure::NoProgress(_)

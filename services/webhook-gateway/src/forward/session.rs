@@ -28,6 +28,7 @@ use super::Forwarder;
 use super::failure::{Failure, PROTOCOL_VERSION};
 use super::window::{Limits, Sent, Window};
 use crate::config::SERVICE_NAME;
+use crate::policy::Changes;
 use crate::record;
 
 /// Batches that are encoded ahead of the connection.
@@ -56,6 +57,10 @@ pub(super) struct Session<'a> {
     hole_end: u64,
     /// What the hello said is the oldest sequence; pass-state knows of every hole before it.
     oldest_told: u64,
+    /// The uids that the hello names.
+    sources_told: Vec<String>,
+    /// Changes since they were read.
+    changes: Changes,
     /// The sequence that comes next.
     expected: u64,
     progressed: bool,
@@ -81,6 +86,8 @@ impl<'a> Session<'a> {
             blocked_by_spool,
             hole_end,
             oldest_told: 0,
+            changes: forwarder.live.changes(),
+            sources_told: forwarder.live.policy().uids(),
             expected: 1,
             progressed: false,
             held: None,
@@ -198,11 +205,7 @@ impl<'a> Session<'a> {
             } else {
                 spool.oldest_kept.0.max(self.hole_end)
             },
-            sources: forwarder
-                .sources
-                .iter()
-                .map(|entry| entry.source.uid().to_string())
-                .collect(),
+            sources: self.sources_told.clone(),
             body_bytes_max: i64::try_from(forwarder.body_bytes_max).unwrap_or(i64::MAX),
         }
     }
@@ -297,6 +300,7 @@ impl<'a> Session<'a> {
         let ack_timeout = self.forwarder.config.ack_timeout.get();
         let mut redecoded: VecDeque<v1::IngestRedecoded> = VecDeque::new();
         let mut last_call: Option<Instant> = None;
+        let mut changes = self.changes.clone();
         loop {
             if window.is_empty() {
                 if let Some(failure) = self.held.take() {
@@ -339,6 +343,9 @@ impl<'a> Session<'a> {
                         place.send(v1::IngestRequest { message: Some(Ours::Redecoded(answer)) });
                     }
                 }
+                () = changes.other_than(&self.sources_told), if last_call.is_none() && self.held.is_none() => {
+                    self.held = Some(Failure::SourcesChanged);
+                }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     return Err(Failure::NoProgress(ack_timeout));
                 }
@@ -359,6 +366,7 @@ impl<'a> Session<'a> {
         let forwarder = self.forwarder;
         let mut deliveries = Vec::with_capacity(records.len());
         let mut sent = Vec::with_capacity(records.len());
+        let sources = forwarder.live.policy();
         let mut bytes = 0;
         for Leased {
             sequence: Sequence(sequence),
@@ -380,10 +388,7 @@ impl<'a> Session<'a> {
             };
             bytes += record_bytes;
             delivery.sequence = sequence;
-            let source = forwarder
-                .sources
-                .by_uid(&delivery.source)
-                .map(|(index, _)| index);
+            let source = sources.by_uid(&delivery.source).map(|(page, _)| page);
             let span = if forwarder.traced {
                 continue_trace(&mut delivery)
             } else {
@@ -500,7 +505,8 @@ impl<'a> Session<'a> {
     fn redecode(&self, request: v1::IngestRedecode) -> Option<v1::IngestRedecoded> {
         let wire = request.delivery?;
         let body: Bytes = wire.body.clone();
-        let Some((_, entry)) = self.forwarder.sources.by_uid(&wire.source) else {
+        let policy = self.forwarder.live.policy();
+        let Some((_, entry)) = policy.by_uid(&wire.source) else {
             tracing::warn!(
                 source.uid = wire.source,
                 "asked to decode a delivery of a source that is not configured"

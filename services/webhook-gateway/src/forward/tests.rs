@@ -27,6 +27,7 @@ use tonic::Status;
 use super::{ForwardStatus, Forwarder};
 use crate::books::{Books, Tally};
 use crate::config::Forward;
+use crate::policy::Live;
 use crate::record;
 use crate::testing::pass_state::{PassState, ready};
 use crate::testing::{self, BODY_BYTES_MAX, SOON};
@@ -34,6 +35,7 @@ use crate::waiters::Waiters;
 
 mod alarms;
 mod chance;
+mod sources;
 mod turns;
 
 /// Long enough for something that must not happen to show itself.
@@ -42,6 +44,7 @@ const A_WHILE: Duration = Duration::from_millis(150);
 struct Rig {
     peer: PassState,
     spool: Arc<dyn Spool>,
+    live: Arc<Live>,
     books: Arc<Books>,
     waiters: Arc<Waiters>,
     readiness: Readiness,
@@ -82,8 +85,7 @@ impl Rig {
         shared: bool,
     ) -> Self {
         let peer = PassState::start().await;
-        let sources = testing::sources(&testing::ack());
-        let books = Arc::new(Books::new(&sources));
+        let (live, books) = testing::live(&testing::http(), &testing::ack());
         let waiters = Arc::new(Waiters::new(16, true));
         let readiness = Readiness::new(Shutdown::new());
         let check = readiness.register("forward");
@@ -104,7 +106,7 @@ impl Rig {
             )
             .unwrap(),
             spool: Arc::clone(&spool),
-            sources,
+            live: Arc::clone(&live),
             books: Arc::clone(&books),
             waiters: Arc::clone(&waiters),
             status: sender,
@@ -114,6 +116,7 @@ impl Rig {
         Self {
             peer,
             spool,
+            live,
             books,
             waiters,
             readiness,

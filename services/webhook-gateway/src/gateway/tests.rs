@@ -39,6 +39,7 @@ fn dependencies(dir: &Path) -> Dependencies {
         clock: Arc::new(TestClock::new()),
         env: Vec::new(),
         data_dir: dir.to_owned(),
+        config_from: None,
     }
 }
 

@@ -4,6 +4,8 @@
 //! that don't hold get the same words. To a webhook sender anything but 2xx means "send it again", so the
 //! table also says what is worth a retry.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, header};
 use pass_domain::delivery::UndecodableReason;
@@ -34,6 +36,16 @@ pub enum Problem {
     ContentEncoding,
     /// The body can't be understood and the source rejects that. Nothing was stored.
     Undecodable(UndecodableReason),
+    /// More deliveries came than the source, or the sender's address, may send in that time. Nothing was stored.
+    RateLimited {
+        /// When there is room again.
+        after: Duration,
+    },
+    /// Too many deliveries without a valid credential came. Nothing was stored.
+    TooManyFailures {
+        /// When to come back.
+        after: Duration,
+    },
     /// Our bug.
     Internal,
     /// Too much is being handled at once.
@@ -64,6 +76,9 @@ impl Problem {
             Problem::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Problem::MediaType | Problem::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Problem::Undecodable(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Problem::RateLimited { .. } | Problem::TooManyFailures { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Problem::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Problem::Busy
             | Problem::SpoolFull
@@ -88,6 +103,8 @@ impl Problem {
             Problem::MediaType => "media-type",
             Problem::ContentEncoding => "content-encoding",
             Problem::Undecodable(_) => "undecodable",
+            Problem::RateLimited { .. } => "rate-limited",
+            Problem::TooManyFailures { .. } => "too-many-failures",
             Problem::Internal => "internal",
             Problem::Busy => "busy",
             Problem::SpoolFull => "spool-full",
@@ -112,6 +129,10 @@ impl Problem {
             Problem::MediaType => "the body has to be application/json",
             Problem::ContentEncoding => "the body must not be compressed",
             Problem::Undecodable(_) => "the body is JSON but not an event of this source's vendor",
+            Problem::RateLimited { .. } => "more deliveries came than are taken in this time",
+            Problem::TooManyFailures { .. } => {
+                "too many deliveries came that are not authenticated"
+            }
             Problem::Internal => "something went wrong here; the delivery may be sent again",
             Problem::Busy => "too many deliveries at once",
             Problem::SpoolFull => "there is no room for deliveries at the moment",
@@ -127,6 +148,9 @@ impl Problem {
     /// Seconds after which a retry makes sense.
     fn retry_after_seconds(&self) -> Option<u32> {
         match self {
+            Problem::RateLimited { after } | Problem::TooManyFailures { after } => {
+                Some(seconds_up(*after))
+            }
             Problem::Busy => Some(1),
             Problem::Stopping | Problem::Storage | Problem::SpoolUnavailable => Some(5),
             Problem::SpoolFull | Problem::SpoolRestored => Some(30),
@@ -157,6 +181,8 @@ impl Problem {
             | Problem::TooLarge
             | Problem::MediaType
             | Problem::ContentEncoding
+            | Problem::RateLimited { .. }
+            | Problem::TooManyFailures { .. }
             | Problem::Internal
             | Problem::Busy
             | Problem::SpoolFull
@@ -214,6 +240,8 @@ impl Problem {
             | Problem::MediaType
             | Problem::ContentEncoding
             | Problem::Undecodable(_)
+            | Problem::RateLimited { .. }
+            | Problem::TooManyFailures { .. }
             | Problem::Internal
             | Problem::Busy
             | Problem::SpoolFull
@@ -224,6 +252,14 @@ impl Problem {
         }
         response
     }
+}
+
+/// Whole seconds that are not less, at least one.
+fn seconds_up(time: Duration) -> u32 {
+    let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    seconds
+        .saturating_add(u32::from(time.subsec_nanos() > 0))
+        .max(1)
 }
 
 #[cfg(test)]
@@ -241,6 +277,8 @@ mod tests {
 415 media-type - the body has to be application/json
 415 content-encoding - the body must not be compressed
 422 undecodable - the body is JSON but not an event of this source's vendor
+429 rate-limited 3 more deliveries came than are taken in this time
+429 too-many-failures 1 too many deliveries came that are not authenticated
 500 internal - something went wrong here; the delivery may be sent again
 503 busy 1 too many deliveries at once
 503 spool-full 30 there is no room for deliveries at the moment
@@ -264,6 +302,12 @@ mod tests {
             Problem::MediaType,
             Problem::ContentEncoding,
             Problem::Undecodable(UndecodableReason::KindUnknown),
+            Problem::RateLimited {
+                after: Duration::from_millis(2_001),
+            },
+            Problem::TooManyFailures {
+                after: Duration::ZERO,
+            },
             Problem::Internal,
             Problem::Busy,
             Problem::SpoolFull,
@@ -317,7 +361,7 @@ mod tests {
             );
             assert_eq!(
                 response.headers().contains_key("retry-after"),
-                problem.status() == 503
+                problem.status() == 503 || problem.status() == 429
             );
         }
         assert_eq!(

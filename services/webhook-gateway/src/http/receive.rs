@@ -31,19 +31,29 @@ use super::problem::Problem;
 use super::router::Edge;
 use crate::books::{Books, Tally};
 use crate::config::AckMode;
+use crate::limits::Client;
+use crate::policy::Policy;
 use crate::record;
 use crate::sources::Entry;
 
 /// Handles one callback. `span` is the request's span if there are traces.
 pub(super) async fn receive(edge: &Edge, request: Request, span: Option<&Span>) -> Response<Body> {
     let (parts, body) = request.into_parts();
+    let policy = edge.live.policy();
+    let client = policy.client(peer(&parts), &parts.headers);
     let target = Target::of(parts.uri.path());
     let found = target
         .as_ref()
-        .and_then(|target| edge.sources.by_name(target.source));
+        .and_then(|target| policy.by_name(target.source));
+    let limited = policy.take_client(client);
     let (Some(target), Some((index, entry))) = (&target, found) else {
-        edge.books.add(None, Tally::NotFound);
-        return Problem::NotFound.response();
+        let (tally, problem) = match (limited, policy.unknown.take()) {
+            (Err(after), _) => (Tally::ClientLimited, Problem::RateLimited { after }),
+            (Ok(()), Err(after)) => (Tally::Limited, Problem::RateLimited { after }),
+            (Ok(()), Ok(())) => (Tally::NotFound, Problem::NotFound),
+        };
+        edge.books.add(None, tally);
+        return problem.response();
     };
     if let Some(span) = span {
         span.record("source.name", entry.source.name());
@@ -53,8 +63,14 @@ pub(super) async fn receive(edge: &Edge, request: Request, span: Option<&Span>) 
         source: index,
         tally: None,
     };
+    if let Err(after) = limited {
+        ending.tally = Some(Tally::ClientLimited);
+        return Problem::RateLimited { after }.response();
+    }
     let call = Call {
         edge,
+        policy: &policy,
+        client,
         index,
         entry,
         parts: &parts,
@@ -69,7 +85,11 @@ pub(super) async fn receive(edge: &Edge, request: Request, span: Option<&Span>) 
         Err(Refused::Credential(cause)) => {
             edge.books.log_refusal(index, cause);
             ending.tally = Some(Tally::Refused(cause));
-            Problem::Unauthorized.response()
+            let failures = entry.failures.as_deref();
+            match policy.failures.count(client.counted_as(), failures).await {
+                Ok(()) => Problem::Unauthorized.response(),
+                Err(after) => Problem::TooManyFailures { after }.response(),
+            }
         }
         Err(Refused::Because(tally, problem)) => {
             ending.tally = Some(tally);
@@ -134,6 +154,8 @@ impl Drop for Ending<'_> {
 /// One callback to a source that exists.
 struct Call<'a> {
     edge: &'a Edge,
+    policy: &'a Policy,
+    client: Client,
     index: usize,
     entry: &'a Entry,
     parts: &'a Parts,
@@ -198,7 +220,10 @@ impl Call<'_> {
         }
         let outcome = match self.entry.ack {
             AckMode::Durable => None,
-            AckMode::Applied => edge.waiters.outcome(sequence.0, edge.ack_timeout).await,
+            AckMode::Applied => {
+                let timeout = self.policy.ack_timeout;
+                edge.waiters.outcome(sequence.0, timeout).await
+            }
         };
         let response = accepted(&told, outcome);
         if let (Some(ack_duration), Some(began)) = (&edge.ack_duration, began) {
@@ -224,6 +249,9 @@ impl Call<'_> {
         };
         if self.edge.shutdown.is_stopping() {
             return Refused::because(Tally::Stopping, Problem::Stopping);
+        }
+        if let Err(after) = self.entry.rate.look() {
+            return Refused::because(Tally::Limited, Problem::RateLimited { after });
         }
         if !is_plain(&self.parts.headers) {
             return Refused::because(Tally::MediaType, Problem::ContentEncoding);
@@ -259,12 +287,16 @@ impl Call<'_> {
             url_secret: url_secret.as_deref(),
             headers: &self.parts.headers,
             body,
-            peer: peer(self.parts),
+            peer: self.client.allowed_as(),
             receive_time,
         };
         let verified: Verified<'_> = source
             .verify(request)
             .map_err(|refusal| Refused::Credential(refusal.cause))?;
+        // Only now: whoever has no credential must not use the source's rate up.
+        if let Err(after) = self.entry.rate.take() {
+            return Refused::because(Tally::Limited, Problem::RateLimited { after });
+        }
         let decoded = source.decode(&verified);
         if let (Decoded::Undecodable(undecodable), UndecodablePolicy::Reject) =
             (&decoded, source.undecodable())

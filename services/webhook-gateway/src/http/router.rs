@@ -23,16 +23,16 @@ use super::in_flight::InFlight;
 use super::problem::Problem;
 use super::receive;
 use crate::books::{Books, Tally};
-use crate::config::{Ack, Http, SERVICE_NAME};
+use crate::config::{Http, SERVICE_NAME};
 use crate::forward::ForwardStatus;
 use crate::metrics::AckDuration;
+use crate::policy::Live;
 use crate::record::record_bytes_max;
-use crate::sources::Sources;
 use crate::waiters::Waiters;
 
 /// What a callback needs on its way. Shared by all connections.
 pub(crate) struct Edge {
-    pub(super) sources: Arc<Sources>,
+    pub(super) live: Arc<Live>,
     pub(super) spool: Arc<dyn Spool>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) books: Arc<Books>,
@@ -43,7 +43,6 @@ pub(crate) struct Edge {
     pub(super) body_bytes_max: usize,
     pub(super) record_bytes_max: usize,
     pub(super) body_timeouts: BodyTimeouts,
-    pub(super) ack_timeout: std::time::Duration,
     /// Which requests get a span; for the others no work is done.
     pub(super) sampling: Sampling,
     /// Absent if nobody looks at metrics.
@@ -58,8 +57,7 @@ impl Edge {
     )]
     pub(crate) fn new(
         http: &Http,
-        ack: &Ack,
-        sources: Arc<Sources>,
+        live: Arc<Live>,
         spool: Arc<dyn Spool>,
         clock: Arc<dyn Clock>,
         books: Arc<Books>,
@@ -71,7 +69,7 @@ impl Edge {
     ) -> Self {
         let body_bytes_max = http.body_bytes_max.as_usize();
         Self {
-            sources,
+            live,
             spool,
             clock,
             books,
@@ -84,7 +82,6 @@ impl Edge {
             body_bytes_max,
             record_bytes_max: record_bytes_max(body_bytes_max),
             body_timeouts: http.limits.body,
-            ack_timeout: ack.timeout.get(),
             sampling,
             ack_duration,
             shutdown,

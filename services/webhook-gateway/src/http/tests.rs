@@ -12,7 +12,7 @@ use http_body_util::BodyExt as _;
 use pass_domain::delivery::Outcome;
 use pass_domain::ids::DeliveryId;
 use pass_proto::v1;
-use pass_sources::RefusalCause;
+use pass_sources::{RefusalCause, SourceConfig};
 use pass_spool::{AppendError, Sequence, Spool};
 use serde_json::Value;
 use service_kit::listener::PeerAddr;
@@ -26,10 +26,12 @@ use super::{Edge, router};
 use crate::books::{Books, Tally};
 use crate::config::{Ack, Http};
 use crate::forward::ForwardStatus;
+use crate::policy::Live;
 use crate::record;
 use crate::testing::{self, SECRET, StubSpool, TestClock};
 use crate::waiters::Waiters;
 
+mod abuse;
 mod limits;
 
 struct Rig {
@@ -62,21 +64,36 @@ impl Rig {
         )
     }
 
+    fn of_sources(sources: &[SourceConfig], http: &Http) -> Self {
+        let spool = Arc::new(StubSpool::new(Ok(Sequence(1))));
+        let (live, books) = testing::live_of(sources, http, &testing::ack());
+        Self::with(spool, http, &testing::ack(), false, live, books)
+    }
+
     fn over(spool: Arc<dyn Spool>, http: &Http, ack: &Ack, traced: bool) -> Self {
+        let (live, books) = testing::live(http, ack);
+        Self::with(spool, http, ack, traced, live, books)
+    }
+
+    fn with(
+        spool: Arc<dyn Spool>,
+        http: &Http,
+        ack: &Ack,
+        traced: bool,
+        live: Arc<Live>,
+        books: Arc<Books>,
+    ) -> Self {
         let sampling = if traced {
             Sampling::of_ratio(1.0)
         } else {
             Sampling::OFF
         };
-        let sources = testing::sources(ack);
-        let books = Arc::new(Books::new(&sources));
         let waiters = Arc::new(Waiters::new(ack.waiters_max, true));
         let (clock, shutdown) = (TestClock::new(), Shutdown::new());
         let forward = watch::Sender::new(ForwardStatus::default());
         let edge = Edge::new(
             http,
-            ack,
-            sources,
+            Arc::clone(&live),
             Arc::clone(&spool),
             Arc::new(clock.clone()),
             Arc::clone(&books),

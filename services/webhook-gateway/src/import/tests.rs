@@ -36,6 +36,7 @@ impl Rig {
             clock: Arc::new(TestClock::new()),
             env: Vec::new(),
             data_dir: self.dir.path().join("data"),
+            config_from: None,
         }
     }
 
