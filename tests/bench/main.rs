@@ -22,12 +22,11 @@ mod services;
 mod stats;
 mod subscriber;
 mod sustained;
-mod telemetry;
 
 use anyhow::{Context, Result, bail};
 
 /// What can be asked for, in the order in which it is run.
-const SECTIONS: [&str; 8] = [
+const SECTIONS: [&str; 7] = [
     "ingest",
     "apply",
     "sustained",
@@ -35,7 +34,6 @@ const SECTIONS: [&str; 8] = [
     "replicas",
     "jetstream",
     "fan-out",
-    "telemetry",
 ];
 
 /// What to run and for how long.
@@ -100,7 +98,7 @@ fn main() -> Result<()> {
     }
     let plan = Plan::from_args(args)?;
     let binaries = services::Binaries::build(
-        plan.has(&["ingest", "sustained", "jetstream", "fan-out", "telemetry"]),
+        plan.has(&["ingest", "sustained", "jetstream", "fan-out"]),
         plan.has(&["sustained", "replicas", "fan-out"]),
     )?;
     println!("{}", disk::machine());
@@ -117,7 +115,6 @@ fn main() -> Result<()> {
             "replicas" => runtime.block_on(replicas::run(&plan, &binaries))?,
             "jetstream" => runtime.block_on(jetstream::run(&plan, &binaries))?,
             "fan-out" => runtime.block_on(fan_out::run(&plan, &binaries))?,
-            "telemetry" => runtime.block_on(telemetry::run(&plan, &binaries))?,
             _ => runtime.block_on(sustained::run(&plan, &binaries))?,
         }
     }

@@ -55,17 +55,6 @@ impl Binaries {
         pass_state: SocketAddr,
         tables: &str,
     ) -> Result<(Server, SocketAddr)> {
-        let (server, address, _) = self.gateway_with_admin(data, pass_state, tables)?;
-        Ok((server, address))
-    }
-
-    /// The same, with its admin listener's address. The tables begin with more keys of `[telemetry]`.
-    pub(crate) fn gateway_with_admin(
-        &self,
-        data: &Path,
-        pass_state: SocketAddr,
-        tables: &str,
-    ) -> Result<(Server, SocketAddr, SocketAddr)> {
         let (port, admin) = (free_port()?, free_port()?);
         let config = data.join("gateway.toml");
         std::fs::write(
@@ -95,8 +84,7 @@ auth = {{ scheme = "hmac", secrets = [{{ id = "k", value = "{SECRET}" }}] }}
             .arg("--data-dir")
             .arg(data);
         let server = Server::start(command, &data.join("gateway.log"))?;
-        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Ok((server, address(port), address(admin)))
+        Ok((server, SocketAddr::from(([127, 0, 0, 1], port))))
     }
 
     /// Starts pass-state on SQLite.

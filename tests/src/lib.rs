@@ -11,7 +11,6 @@
 pub mod callback;
 pub mod chaos;
 pub mod client;
-pub mod collector;
 pub mod dice;
 pub mod fleet;
 pub mod follower;

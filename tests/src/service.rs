@@ -29,8 +29,6 @@ pub struct Recipe {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<String>,
-    /// Its environment, on top of the test's own.
-    pub environment: Vec<(String, String)>,
     /// Where its health is asked for.
     pub admin: SocketAddr,
     /// Where its log files go.
@@ -132,7 +130,6 @@ impl Service {
         };
         let child = command
             .args(&recipe.arguments)
-            .envs(recipe.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
@@ -271,6 +268,14 @@ impl Service {
                 )
             })?
             .context("cannot wait for the process")
+    }
+
+    /// Sends SIGHUP: look at changed files at once.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn hang_up(&self) -> anyhow::Result<()> {
+        Ok(kill_process(self.pid, Signal::HUP)?)
     }
 
     /// Asks the admin listener; status and body.
