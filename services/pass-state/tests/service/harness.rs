@@ -17,7 +17,7 @@ use pass_proto::v1::pass_service_client::PassServiceClient;
 use pass_proto::v1::subscribe_request::Start;
 use pass_proto::v1::subscribe_response::Frame;
 use pass_proto::v1::subscription_service_client::SubscriptionServiceClient;
-use pass_state::{Config, Dependencies, PassState, RunError};
+use pass_state::{AuthFailures, Config, Dependencies, PassState, RunError};
 use pass_store::PassStore;
 use service_kit::clock::ManualClock;
 use service_kit::config::Duration as Span;
@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 use crate::make::at;
@@ -57,6 +57,7 @@ pub(crate) struct Server {
     pub(crate) shutdown: Shutdown,
     pub(crate) clock: ManualClock,
     pub(crate) channel: Channel,
+    pub(crate) failures: Arc<AuthFailures>,
     running: JoinHandle<Result<(), RunError>>,
     dir: tempfile::TempDir,
 }
@@ -89,6 +90,7 @@ impl Server {
         };
         let service = PassState::build(config, dependencies).await.unwrap();
         let (addr, admin) = (service.grpc_addr(), service.admin_addr());
+        let failures = service.auth_failures();
         let shutdown = Shutdown::new();
         let running = tokio::spawn(service.run(shutdown.clone()));
         let channel = connect(addr).await;
@@ -98,6 +100,7 @@ impl Server {
             shutdown,
             clock,
             channel,
+            failures,
             running,
             dir,
         }
@@ -122,7 +125,17 @@ impl Server {
         &self,
         request: v1::SubscribeRequest,
     ) -> Result<Subscriber, Status> {
+        self.subscribe_as("", request).await
+    }
+
+    /// Subscribes with an `authorization` header, unless it is empty.
+    pub(crate) async fn subscribe_as(
+        &self,
+        credential: &str,
+        request: v1::SubscribeRequest,
+    ) -> Result<Subscriber, Status> {
         let mut client = SubscriptionServiceClient::new(self.channel.clone());
+        let request = authorized(request, credential);
         let stream = soon("Subscribe", client.subscribe(request)).await?;
         Ok(Subscriber::of(stream.into_inner()))
     }
@@ -185,6 +198,16 @@ pub(crate) fn hello(spool: u8) -> v1::IngestHello {
     }
 }
 
+/// A request with an `authorization` header, unless it is empty.
+fn authorized<T>(message: T, credential: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    if !credential.is_empty() {
+        let metadata = request.metadata_mut();
+        metadata.insert("authorization", credential.parse().unwrap());
+    }
+    request
+}
+
 /// Opens a stream without saying anything.
 pub(crate) async fn ingest(
     channel: &Channel,
@@ -192,9 +215,21 @@ pub(crate) async fn ingest(
     mpsc::Sender<v1::IngestRequest>,
     Streaming<v1::IngestResponse>,
 ) {
+    ingest_as(channel, "").await
+}
+
+/// Opens a stream with an `authorization` header, unless it is empty.
+pub(crate) async fn ingest_as(
+    channel: &Channel,
+    credential: &str,
+) -> (
+    mpsc::Sender<v1::IngestRequest>,
+    Streaming<v1::IngestResponse>,
+) {
     let (to_store, requests) = mpsc::channel(64);
     let mut client = IngestServiceClient::new(channel.clone());
-    let stream = soon("Ingest", client.ingest(ReceiverStream::new(requests))).await;
+    let requests = authorized(ReceiverStream::new(requests), credential);
+    let stream = soon("Ingest", client.ingest(requests)).await;
     (to_store, stream.unwrap().into_inner())
 }
 
@@ -239,7 +274,12 @@ impl Gateway {
     }
 
     pub(crate) async fn with(channel: &Channel, hello: v1::IngestHello) -> Self {
-        let (to_store, mut from_store) = ingest(channel).await;
+        Self::by(channel, "", hello).await
+    }
+
+    /// Connects with an `authorization` header, unless it is empty.
+    pub(crate) async fn by(channel: &Channel, credential: &str, hello: v1::IngestHello) -> Self {
+        let (to_store, mut from_store) = ingest_as(channel, credential).await;
         to_store.send(request(ToStore::Hello(hello))).await.unwrap();
         let first = soon("Ready", from_store.message()).await.unwrap().unwrap();
         let Some(ToGateway::Ready(ready)) = first.message else {

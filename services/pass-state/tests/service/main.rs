@@ -6,6 +6,7 @@
     reason = "clippy's exception for tests does not reach their helper functions"
 )]
 
+mod access;
 mod commands;
 mod database;
 mod deliveries;
