@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use service_kit::tls::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
@@ -34,7 +35,7 @@ impl Run {
 
 /// One keep-alive connection.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     buffer: Vec<u8>,
 }
 
@@ -46,16 +47,21 @@ impl Connection {
             match TcpStream::connect(address).await {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
-                    return Ok(Self {
-                        stream,
-                        buffer: vec![0; 4096],
-                    });
+                    return Ok(Self::over(Stream::Plain(stream)));
                 }
                 Err(error) if Instant::now() > deadline => {
                     return Err(error).context(format!("connect to {address}"));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
+        }
+    }
+
+    /// Takes a connection that stands.
+    pub(crate) fn over(stream: Stream) -> Self {
+        Self {
+            stream,
+            buffer: vec![0; 4096],
         }
     }
 
@@ -111,6 +117,15 @@ pub(crate) async fn closed_loop(
     for _ in 0..connections {
         opened.push(Connection::open(address).await?);
     }
+    closed_loop_over(opened, time, requests).await
+}
+
+/// The same over connections that stand.
+pub(crate) async fn closed_loop_over(
+    opened: Vec<Connection>,
+    time: Duration,
+    requests: &Rc<Vec<Vec<u8>>>,
+) -> Result<Run> {
     let next = Rc::new(Cell::new(0_usize));
     let run = Rc::new(RefCell::new(Run::default()));
     let start = Instant::now();

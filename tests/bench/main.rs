@@ -22,11 +22,12 @@ mod services;
 mod stats;
 mod subscriber;
 mod sustained;
+mod tls;
 
 use anyhow::{Context, Result, bail};
 
 /// What can be asked for, in the order in which it is run.
-const SECTIONS: [&str; 7] = [
+const SECTIONS: [&str; 8] = [
     "ingest",
     "apply",
     "sustained",
@@ -34,6 +35,7 @@ const SECTIONS: [&str; 7] = [
     "replicas",
     "jetstream",
     "fan-out",
+    "tls",
 ];
 
 /// What to run and for how long.
@@ -98,8 +100,8 @@ fn main() -> Result<()> {
     }
     let plan = Plan::from_args(args)?;
     let binaries = services::Binaries::build(
-        plan.has(&["ingest", "sustained", "jetstream", "fan-out"]),
-        plan.has(&["sustained", "replicas", "fan-out"]),
+        plan.has(&["ingest", "sustained", "jetstream", "fan-out", "tls"]),
+        plan.has(&["sustained", "replicas", "fan-out", "tls"]),
     )?;
     println!("{}", disk::machine());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -115,6 +117,7 @@ fn main() -> Result<()> {
             "replicas" => runtime.block_on(replicas::run(&plan, &binaries))?,
             "jetstream" => runtime.block_on(jetstream::run(&plan, &binaries))?,
             "fan-out" => runtime.block_on(fan_out::run(&plan, &binaries))?,
+            "tls" => runtime.block_on(tls::run(&plan, &binaries))?,
             _ => runtime.block_on(sustained::run(&plan, &binaries))?,
         }
     }

@@ -55,6 +55,16 @@ impl Binaries {
         pass_state: SocketAddr,
         tables: &str,
     ) -> Result<(Server, SocketAddr)> {
+        self.gateway_to(data, &format!("http://{pass_state}"), tables)
+    }
+
+    /// The same with an endpoint that may have TLS.
+    pub(crate) fn gateway_to(
+        &self,
+        data: &Path,
+        endpoint: &str,
+        tables: &str,
+    ) -> Result<(Server, SocketAddr)> {
         let (port, admin) = (free_port()?, free_port()?);
         let config = data.join("gateway.toml");
         std::fs::write(
@@ -65,7 +75,7 @@ listen = "127.0.0.1:{port}"
 [admin]
 listen = "127.0.0.1:{admin}"
 [pass_state]
-endpoint = "http://{pass_state}"
+endpoint = "{endpoint}"
 [telemetry]
 log_filter = "warn"
 {tables}

@@ -14,6 +14,7 @@ use pass_proto::v1::subscribe_request::Start;
 use pass_proto::v1::subscribe_response::Frame;
 use pass_proto::v1::subscription_service_client::SubscriptionServiceClient;
 use tokio::task::LocalSet;
+use tonic::transport::Channel;
 
 use crate::Plan;
 use crate::catch_up;
@@ -111,6 +112,14 @@ async fn one_insert(plan: &Plan, kind: &str, requests: &Rc<Vec<Vec<u8>>>) -> Res
 /// Waits until as many deliveries are recorded; returns the number of events.
 pub(crate) async fn wait_until_applied(grpc: SocketAddr, deliveries: u64) -> Result<i64> {
     let mut client = PassServiceClient::connect(format!("http://{grpc}")).await?;
+    applied(&mut client, deliveries).await
+}
+
+/// The same by a client that stands.
+pub(crate) async fn applied(
+    client: &mut PassServiceClient<Channel>,
+    deliveries: u64,
+) -> Result<i64> {
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         let info = client

@@ -19,6 +19,7 @@ mod reload;
 mod replicas;
 mod restore;
 mod shared;
+mod tls;
 mod trace;
 
 use std::path::PathBuf;

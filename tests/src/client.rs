@@ -13,12 +13,14 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::callback::{Callback, traffic};
 use crate::dice::Dice;
+use crate::tls::Pki;
 
 /// Longest wait for one answer. Longer than the gateway takes to give up on a disk.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
@@ -119,6 +121,7 @@ pub struct Caller {
     addresses: Vec<SocketAddr>,
     /// Which of them it calls.
     current: usize,
+    tls: Option<Arc<Pki>>,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -136,8 +139,16 @@ impl Caller {
         Self {
             addresses: addresses.to_vec(),
             current: first % addresses.len(),
+            tls: None,
             connection: None,
         }
+    }
+
+    /// Speaks TLS, trusting whom these trust when a connection begins.
+    #[must_use]
+    pub fn with_tls(mut self, pki: Option<&Arc<Pki>>) -> Self {
+        self.tls = pki.cloned();
+        self
     }
 
     /// Goes on to the next gateway.
@@ -222,7 +233,15 @@ impl Caller {
             None => false,
         };
         if !usable {
-            self.connection = Some(connect(self.addresses[self.current]).await?);
+            let address = self.addresses[self.current];
+            self.connection = Some(match &self.tls {
+                None => connect(address).await?,
+                Some(pki) => {
+                    let stream = pki.https(address).await;
+                    shake_hands(stream.map_err(|error| NoAnswer::NotSent(format!("{error:#}")))?)
+                        .await?
+                }
+            });
         }
         let connection = self
             .connection
@@ -253,9 +272,16 @@ async fn connect(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>, NoAnsw
         .await
         .map_err(|error| refused(&error))?;
     socket.set_nodelay(true).map_err(|error| refused(&error))?;
+    shake_hands(socket).await
+}
+
+async fn shake_hands<S>(socket: S) -> Result<SendRequest<Full<Bytes>>, NoAnswer>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let (sender, connection) = http1::handshake(TokioIo::new(socket))
         .await
-        .map_err(|error| refused(&error))?;
+        .map_err(|error| NoAnswer::NotSent(error.to_string()))?;
     // It ends with the socket; what goes wrong there shows in the request.
     tokio::spawn(async move {
         let _ = connection.await;
@@ -301,6 +327,7 @@ impl Senders {
     /// If there is no gateway.
     pub fn start(
         gateways: &[SocketAddr],
+        tls: Option<&Arc<Pki>>,
         seed: u64,
         tag: &str,
         connections: usize,
@@ -312,7 +339,7 @@ impl Senders {
                 let mut dice = Dice::new(seed ^ ((connection as u64 + 1) << 32));
                 let tag = format!("{tag}-{connection}");
                 let (stop, log) = (Arc::clone(&stop), Arc::clone(log));
-                let mut caller = Caller::balanced(gateways, connection);
+                let mut caller = Caller::balanced(gateways, connection).with_tls(tls);
                 tokio::spawn(async move {
                     for chunk in 0_u64.. {
                         for callback in traffic(&mut dice, &format!("{tag}-{chunk}"), 10) {
@@ -359,6 +386,7 @@ impl Drop for Senders {
 /// If there is no gateway.
 pub async fn load(
     gateways: &[SocketAddr],
+    tls: Option<&Arc<Pki>>,
     callbacks: Vec<Arc<Callback>>,
     connections: usize,
     log: &Arc<ClientLog>,
@@ -368,7 +396,7 @@ pub async fn load(
     let senders: Vec<_> = (0..connections)
         .map(|connection| {
             let (queue, log) = (Arc::clone(&queue), Arc::clone(log));
-            let mut caller = Caller::balanced(gateways, connection);
+            let mut caller = Caller::balanced(gateways, connection).with_tls(tls);
             tokio::spawn(async move {
                 let mut unsent = 0;
                 loop {

@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use pass_proto::v1;
 use pass_spool::{EmbeddedOptions, EmbeddedSpool, Spool as _};
+use service_kit::tls::Connector;
 use tempfile::TempDir;
 use test_kit::{TestNats, TestPostgres, wait_for};
 use tokio::time::Instant;
@@ -27,6 +28,7 @@ use crate::history::Reader;
 use crate::oracle::{self, Verdict};
 use crate::service::Strace;
 use crate::sources::Decoder;
+use crate::tls::Pki;
 use config::{RECORD_BYTES, SEGMENT_BYTES, SPOOL_BYTES, gateway_config, state_config};
 pub use member::Member;
 use member::Ports;
@@ -61,6 +63,9 @@ pub struct Options {
     pub gateway_strace: Option<Strace>,
     /// Runs pass-state under strace.
     pub state_strace: Option<Strace>,
+    /// TLS to the gateways and mutual TLS to pass-state, with these certificates. Their files change on demand, so the
+    /// services look at them every second.
+    pub tls: Option<Arc<Pki>>,
 }
 
 /// Where pass-state records.
@@ -147,6 +152,7 @@ pub struct Fleet {
     /// The replicas of pass-state.
     pub states: Vec<Member>,
     shared_spool: bool,
+    tls: Option<Arc<Pki>>,
     dir: TempDir,
     decoder: Decoder,
     /// The log's epoch as it was seen first.
@@ -199,6 +205,7 @@ impl Fleet {
             gateways,
             states,
             shared_spool: matches!(layout.spool, SpoolKind::JetStream { .. }),
+            tls: options.tls.clone(),
             dir,
             decoder: Decoder::new()?,
             epoch: Mutex::default(),
@@ -245,9 +252,16 @@ impl Fleet {
         self.states.iter().map(Member::address).collect()
     }
 
-    /// Clients of one replica.
+    /// Clients of one replica. With TLS they show the certificate `reader`.
+    ///
+    /// # Panics
+    /// If that can't be read.
     pub fn reader_of(&self, state: usize) -> Reader {
-        Reader::new(self.states[state].address())
+        let connector = match &self.tls {
+            Some(pki) => pki.connector(Some("reader")).expect("its files are there"),
+            None => Connector::plaintext(),
+        };
+        Reader::over(self.states[state].address(), connector)
     }
 
     /// Clients of the first replica that runs.
@@ -275,7 +289,15 @@ impl Fleet {
 
     /// Starts `connections` senders of endless traffic over all gateways.
     pub fn senders(&self, seed: u64, tag: &str, connections: usize) -> Senders {
-        Senders::start(&self.http_addresses(), seed, tag, connections, &self.log)
+        let tls = self.tls.as_ref();
+        Senders::start(
+            &self.http_addresses(),
+            tls,
+            seed,
+            tag,
+            connections,
+            &self.log,
+        )
     }
 
     /// Sends callbacks over some connections until each is stored.
@@ -290,6 +312,7 @@ impl Fleet {
     ) -> anyhow::Result<()> {
         let unsent = client::load(
             &self.http_addresses(),
+            self.tls.as_ref(),
             callbacks,
             connections,
             &self.log,

@@ -12,6 +12,7 @@ use pass_proto::v1::pass_service_client::PassServiceClient;
 use pass_proto::v1::subscribe_request::Start;
 use pass_proto::v1::subscribe_response::Frame;
 use pass_proto::v1::subscription_service_client::SubscriptionServiceClient;
+use service_kit::tls::Connector;
 use test_kit::wait_for;
 use tonic::transport::{Channel, Endpoint};
 
@@ -66,10 +67,15 @@ pub struct Reader {
 impl Reader {
     /// Makes clients that connect when first used.
     pub fn new(address: SocketAddr) -> Self {
+        Self::over(address, Connector::plaintext())
+    }
+
+    /// Makes clients that connect when first used, in some way.
+    pub fn over(address: SocketAddr, connector: Connector) -> Self {
         let channel = Endpoint::from_shared(format!("http://{address}"))
             .expect("an address is an authority")
             .connect_timeout(Duration::from_secs(5))
-            .connect_lazy();
+            .connect_with_connector_lazy(connector);
         Self {
             passes: PassServiceClient::new(channel.clone()),
             deliveries: DeliveryServiceClient::new(channel.clone()),

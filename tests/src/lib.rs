@@ -21,4 +21,5 @@ pub mod slow;
 pub mod sources;
 pub mod stand;
 pub mod syscalls;
+pub mod tls;
 pub mod torture;

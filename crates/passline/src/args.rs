@@ -171,6 +171,9 @@ pub struct ServerArgs {
     /// Its private key, a PEM file.
     #[arg(long, value_name = "FILE", requires = "cert_file")]
     pub key_file: Option<PathBuf>,
+    /// The name that the server's certificate must have, instead of the URL's host.
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
     /// A file that holds the token to show.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,

@@ -35,7 +35,7 @@ pub(crate) fn connect(server: &ServerArgs) -> Result<Channel, Failure> {
         ca_file: server.ca_file.clone(),
         cert_file: server.cert_file.clone(),
         key_file: server.key_file.clone(),
-        server_name: None,
+        server_name: server.server_name.clone(),
     };
     let config = ChannelConfig {
         endpoint: server.url.as_str().into(),
@@ -61,6 +61,7 @@ fn wrong(faults: &Faults) -> Failure {
                 "ca_file" => "--ca-file",
                 "cert_file" => "--cert-file",
                 "key_file" => "--key-file",
+                "server_name" => "--server-name",
                 "token" => "--token-file",
                 _ => "--server",
             };

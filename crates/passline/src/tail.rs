@@ -131,6 +131,9 @@ impl Tail {
         if server.url != up::SERVER_DEFAULT {
             command.push_str(&format!(" --server {}", up::shell_quoted(&server.url)));
         }
+        if let Some(name) = &server.server_name {
+            command.push_str(&format!(" --server-name {}", up::shell_quoted(name)));
+        }
         for (option, file) in [
             ("--ca-file", &server.ca_file),
             ("--cert-file", &server.cert_file),

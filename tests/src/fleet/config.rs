@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use super::member::Ports;
-use super::{Database, Layout, SpoolKind};
+use super::{Database, Layout, Options, SpoolKind};
 use crate::sources::sources_toml;
+use crate::tls::Pki;
 
 /// Small segments, so that a test goes through several.
 pub(super) const SEGMENT_BYTES: u64 = 1 << 20;
@@ -22,7 +23,10 @@ pub(super) fn gateway_config(
     let options = &layout.options;
     let endpoints: Vec<String> = states
         .iter()
-        .map(|address| format!("http://{address}"))
+        .map(|address| match options.tls {
+            Some(_) => format!("https://{address}"),
+            None => format!("http://{address}"),
+        })
         .collect();
     let endpoint = match endpoints.as_slice() {
         [only] => format!("{only:?}"),
@@ -54,6 +58,7 @@ retry_max = "200ms"
 {}
 {}
 {}
+{}
 "#,
         ports.public.address(),
         options.http_limit_keys,
@@ -61,8 +66,14 @@ retry_max = "200ms"
         options.channel_keys,
         spool(layout),
         options.gateway_tables,
+        tables(options, Pki::gateway_tables),
         sources_toml(),
     )
+}
+
+/// The tables of a service that speaks TLS, if it does.
+fn tables(options: &Options, of: fn(&Pki) -> String) -> String {
+    options.tls.as_deref().map(of).unwrap_or_default()
 }
 
 /// What follows `[spool]`.
@@ -97,11 +108,13 @@ listen = "{}"
 [writer]
 {}
 {}
+{}
 "#,
         ports.public.address(),
         ports.admin.address(),
         options.writer_keys,
         options.state_tables,
+        tables(options, Pki::state_tables),
     );
     if let Database::Postgres { url } = &layout.database {
         let written = write!(

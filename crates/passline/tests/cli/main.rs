@@ -432,3 +432,81 @@ fn wrong_usage_exits_64_and_help_exits_0() {
     assert_eq!(nobody.code, 1, "{nobody:?}");
     assert!(nobody.stderr.contains("passline up"), "{nobody:?}");
 }
+
+#[test]
+fn get_and_tail_reach_a_pass_state_that_wants_certificates() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = test_kit::pki::TestCa::new("ca").unwrap();
+    for (name, host) in [("server", "127.0.0.1"), ("me", "me.test")] {
+        ca.issue(&[host]).unwrap().write(dir.path(), name).unwrap();
+    }
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::write(file("ca"), ca.pem()).unwrap();
+    fs::write(file("token"), "plt_of_mine\n").unwrap();
+    let data = dir.path().join("data");
+    let mut command = on_free_ports(&["--json", "up", "--data-dir"]);
+    command
+        .arg(&data)
+        .env("PASS_STATE__GRPC__TLS__CERT_FILE", file("server.crt"))
+        .env("PASS_STATE__GRPC__TLS__KEY_FILE", file("server.key"))
+        .env("PASS_STATE__GRPC__TLS__CLIENT_CA_FILE", file("ca"))
+        .env("GATEWAY__PASS_STATE__ENDPOINT", "https://127.0.0.1:1")
+        .env("GATEWAY__PASS_STATE__TLS__CA_FILE", file("ca"))
+        .env("GATEWAY__PASS_STATE__TLS__CERT_FILE", file("me.crt"))
+        .env("GATEWAY__PASS_STATE__TLS__KEY_FILE", file("me.key"));
+    let mut running = Running::start(command);
+    let up = running.next_object()["up"].clone();
+    let delivery = send(&up, &data, "passworks", "created");
+    let plain = text(&up, "pass_state").to_owned();
+    let server = plain.replace("http://", "https://");
+    let (ca, cert, key, token) = (file("ca"), file("me.crt"), file("me.key"), file("token"));
+    let access = [
+        "--server",
+        &server,
+        "--ca-file",
+        &ca,
+        "--cert-file",
+        &cert,
+        "--key-file",
+        &key,
+        "--token-file",
+        &token,
+    ];
+
+    let mut tail = vec!["tail", "--json", "--from-beginning"];
+    tail.extend(access);
+    let mut tail = Running::start(passline(&tail));
+    let line = tail.next_object_with("event");
+    assert_eq!(line["event"]["delivery"], format!("deliveries/{delivery}"));
+    assert_eq!(tail.stop().code, 0);
+    let mut get = vec!["get", "--delivery", &delivery];
+    get.extend(access);
+    let got = Finished::of(passline(&get));
+    assert_eq!(got.code, 0, "{got:?}");
+
+    let refused = Finished::of(passline(&[
+        "get",
+        "--delivery",
+        &delivery,
+        "--server",
+        &server,
+        "--ca-file",
+        &ca,
+    ]));
+    assert_eq!(refused.code, 1, "{refused:?}");
+    for (arguments, option) in [
+        (["--server", &plain, "--ca-file", &ca], "--server: "),
+        (["--server", &server, "--ca-file", &key], "--ca-file: "),
+        (
+            ["--server", &server, "--token-file", "/absent"],
+            "--token-file: ",
+        ),
+    ] {
+        let mut get = vec!["get", "--delivery", &delivery];
+        get.extend(arguments);
+        let wrong = Finished::of(passline(&get));
+        assert_eq!(wrong.code, 64, "{wrong:?}");
+        assert!(wrong.stderr.contains(option), "{wrong:?}");
+    }
+    assert_eq!(running.stop().code, 0);
+}

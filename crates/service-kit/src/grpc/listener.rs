@@ -191,7 +191,8 @@ async fn handshake(
     match tls.accept(stream).await {
         Ok((stream, names)) => Some((stream, Peer { addr, names }, place)),
         Err(error) => {
-            tracing::debug!(peer = %addr, error = %error, "TLS handshake failed");
+            // With TLS 1.3 the client may learn no more than that the connection ended.
+            tracing::info!(peer = %addr, error = %error, "TLS handshake failed");
             None
         }
     }
