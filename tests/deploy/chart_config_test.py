@@ -17,7 +17,7 @@ CONTENTS = {
     "nats.creds": "-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n",
     "token": "plt_" + "A" * 43,
     "principals.toml": (
-        '[[principals]]\nname = "gateway"\ntoken_sha256 = ["' + "0" * 64 + '"]\nscopes = ["ingest"]\nsources = ["*"]\n'
+        '[[principals]]\nname = "gateway"\ntoken_sha256 = ["' + "0" * 64 + '"]\nscopes = ["ingest"]\nsources = ["*"]\norganizations = []\n'
     ),
 }
 SECRET = "a-secret-that-is-long-enough-for-every-scheme"

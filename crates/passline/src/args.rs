@@ -41,6 +41,10 @@ pub enum Command {
     Demo(DemoArgs),
     /// Send a sample or a file to a source, authenticated as its vendor would.
     Send(SendArgs),
+    /// Send a sample and wait until pass-state shows the delivery and its pass: does all of it work?
+    ///
+    /// The event stays in the log, so name a source that is there for tests.
+    Smoke(SmokeArgs),
     /// Show a pass with its timeline, or a delivery.
     Get(GetArgs),
     /// Follow the log, and go on after an interruption where it stopped.
@@ -91,9 +95,12 @@ pub struct SendArgs {
     /// `-` sends standard input.
     #[arg(value_name = "-", value_parser = ["-"])]
     pub body: Option<String>,
-    /// The gateway.
+    /// The gateway, with https:// for TLS.
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     pub url: String,
+    /// Authorities to trust for the gateway instead of the system's, a PEM file.
+    #[arg(long, value_name = "FILE")]
+    pub url_ca_file: Option<PathBuf>,
     /// Where `passline up` keeps the sample sources' keys (sources.toml).
     #[arg(long, value_name = "DIR", default_value = "passline-data")]
     pub data_dir: PathBuf,
@@ -115,6 +122,45 @@ pub struct SendArgs {
     /// List the samples, all or those of --source's vendor, and send nothing.
     #[arg(long)]
     pub list: bool,
+}
+
+/// Arguments of `smoke`.
+#[derive(Debug, Args)]
+pub struct SmokeArgs {
+    /// The source's name, the last part of its URL.
+    #[arg(long, value_name = "NAME")]
+    pub source: String,
+    /// Send this documented callback; see `send --list`. Default: the vendor's first.
+    #[arg(long, value_name = "NAME")]
+    pub sample: Option<String>,
+    /// The gateway, with https:// for TLS.
+    #[arg(
+        long = "url",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
+    pub gateway: String,
+    /// Authorities to trust for the gateway instead of the system's, a PEM file.
+    #[arg(long, value_name = "FILE")]
+    pub url_ca_file: Option<PathBuf>,
+    /// Where `passline up` keeps the sample sources' keys (sources.toml).
+    #[arg(long, value_name = "DIR", default_value = "passline-data")]
+    pub data_dir: PathBuf,
+    /// The source's secret instead of the one in the data directory; `@PATH` reads it from a file.
+    #[arg(long, value_name = "SECRET")]
+    pub secret: Option<String>,
+    /// The vendor of a source that is not in DIR/sources.toml: passworks, passkit, signed_envelope, standard.
+    #[arg(long, requires = "secret")]
+    pub vendor: Option<String>,
+    /// How the source is authenticated: api_key, hmac, signed_envelope, standard_webhooks, url_secret.
+    #[arg(long, requires = "secret")]
+    pub scheme: Option<String>,
+    /// Seconds to wait for pass-state to show it, 1 to 3600.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub wait: u64,
+    /// How pass-state is reached.
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 /// Arguments of `get`.
@@ -226,6 +272,8 @@ mod tests {
             "passline send --source a --file c -",
             "passline send --source a body",
             "passline send --source a --vendor passkit",
+            "passline smoke",
+            "passline smoke --source a --wait 0",
             "passline get --delivery del_1 --cert-file c",
             "passline tail --key-file k",
             "passline check-config",

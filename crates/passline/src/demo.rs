@@ -213,7 +213,7 @@ impl<'a> Show<'a> {
         Ok(Self {
             out,
             sources,
-            sender: Sender::new(&format!("http://{}", addresses.callbacks))?,
+            sender: Sender::new(&format!("http://{}", addresses.callbacks), None)?,
             passes: client::passes(channel),
             stream,
             events: Vec::new(),

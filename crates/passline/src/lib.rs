@@ -23,6 +23,7 @@ mod render;
 mod sample_sources;
 mod send;
 mod services;
+mod smoke;
 mod tail;
 mod up;
 
@@ -40,6 +41,7 @@ pub async fn run(cli: Cli, out: &mut Out) -> Result<(), Failure> {
         Command::Up(args) => up::run(args, out).await,
         Command::Demo(args) => Box::pin(demo::run(args, out)).await,
         Command::Send(args) => send::run(args, out).await,
+        Command::Smoke(args) => smoke::run(args, out).await,
         Command::Get(args) => get::run(args, out).await,
         Command::Tail(args) => tail::run(args, out).await,
         Command::CheckConfig(args) => config::check(&args, out),

@@ -1,5 +1,6 @@
 //! One HTTP request to the gateway, as a vendor would send it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+use service_kit::tls::{TlsClient, TlsClientConfig};
 
 use crate::Failure;
 
@@ -17,11 +19,23 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// Sends to one gateway over kept-alive connections.
+/// Sends to one gateway.
 #[derive(Clone, Debug)]
 pub(crate) struct Sender {
     base: String,
-    client: Client<HttpConnector, Full<Bytes>>,
+    transport: Transport,
+}
+
+#[derive(Clone, Debug)]
+enum Transport {
+    /// Kept-alive connections.
+    Plain(Box<Client<HttpConnector, Full<Bytes>>>),
+    /// A connection for each request.
+    Tls {
+        tls: TlsClient,
+        host: String,
+        port: u16,
+    },
 }
 
 /// What the gateway answered.
@@ -49,19 +63,38 @@ impl Answer {
 }
 
 impl Sender {
-    /// Takes the gateway's address as `http://host:port`.
-    pub(crate) fn new(base: &str) -> Result<Self, Failure> {
-        let uri: Option<Uri> = base.parse().ok();
-        if uri.is_none_or(|uri| {
-            uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty)
-        }) {
-            return Err(Failure::Usage(format!(
-                "`{base}` is no gateway; write http://host:port"
-            )));
-        }
+    /// Takes the gateway's address as `http://host:port` or `https://host:port`; for the latter the
+    /// authorities of `ca_file` count, or the system's.
+    pub(crate) fn new(base: &str, ca_file: Option<&Path>) -> Result<Self, Failure> {
+        let no_gateway = || {
+            Failure::Usage(format!(
+                "`{base}` is no gateway; write http://host:port or https://host:port"
+            ))
+        };
+        let uri: Uri = base.parse().map_err(|_| no_gateway())?;
+        let host = uri.host().filter(|host| !host.is_empty());
+        let transport = match (uri.scheme_str(), host) {
+            (Some("http"), Some(_)) => {
+                Transport::Plain(Box::new(Client::builder(TokioExecutor::new()).build_http()))
+            }
+            (Some("https"), Some(host)) => {
+                let config = TlsClientConfig {
+                    ca_file: ca_file.map(Path::to_owned),
+                    ..TlsClientConfig::default()
+                };
+                let tls = TlsClient::load("url", &config)
+                    .map_err(|faults| Failure::Usage(faults.to_string()))?;
+                Transport::Tls {
+                    tls,
+                    host: host.to_owned(),
+                    port: uri.port_u16().unwrap_or(443),
+                }
+            }
+            _ => return Err(no_gateway()),
+        };
         Ok(Self {
             base: base.trim_end_matches('/').to_owned(),
-            client: Client::builder(TokioExecutor::new()).build_http(),
+            transport,
         })
     }
 
@@ -107,16 +140,36 @@ impl Sender {
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
-        let response = self.client.request(request).await.map_err(|error| {
-            if error.is_connect() {
-                let base = &self.base;
-                Failure::Failed(format!(
-                    "nobody answers at {base}: start one with `passline up`, or name another with --url"
-                ))
-            } else {
-                Failure::Failed(format!("{}: {error}", self.base))
+        let response = match &self.transport {
+            Transport::Plain(client) => client.request(request).await.map_err(|error| {
+                if error.is_connect() {
+                    let base = &self.base;
+                    Failure::Failed(format!(
+                        "nobody answers at {base}: start one with `passline up`, or name another with --url"
+                    ))
+                } else {
+                    Failure::Failed(format!("{}: {error}", self.base))
+                }
+            })?,
+            Transport::Tls { tls, host, port } => {
+                let failed = |error: &dyn std::error::Error| {
+                    Failure::Failed(format!("{}: {error}", self.base))
+                };
+                let stream = tls
+                    .connect_http(host, *port)
+                    .await
+                    .map_err(|error| failed(&error))?;
+                let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
+                    .await
+                    .map_err(|error| failed(&error))?;
+                // Ends with the answer, or with the runtime.
+                tokio::spawn(connection);
+                sender
+                    .send_request(with_host(request))
+                    .await
+                    .map_err(|error| failed(&error))?
             }
-        })?;
+        };
         let status = response.status();
         let bytes = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
             .collect()
@@ -129,4 +182,20 @@ impl Sender {
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
         Ok(Answer { status, body })
     }
+}
+
+/// A request as it is written on a connection: the path alone, and the host as a header.
+fn with_host(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+    let uri = request.uri();
+    let host = uri
+        .authority()
+        .and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
+    let path = uri
+        .path_and_query()
+        .and_then(|path| Uri::try_from(path.as_str()).ok());
+    if let (Some(host), Some(path)) = (host, path) {
+        request.headers_mut().insert(http::header::HOST, host);
+        *request.uri_mut() = path;
+    }
+    request
 }

@@ -21,23 +21,34 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 /// Runs the command. As JSON: `{"http_status": …, "answer": …}`, or one line per
 /// sample with `--list`.
 pub(crate) async fn run(args: SendArgs, out: &mut Out) -> Result<(), Failure> {
-    let source = match &args.source {
-        Some(name) => Some(source(name, &args)?),
-        None => None,
-    };
     if args.list {
+        let source = match &args.source {
+            Some(name) => Some(source(name, &args)?),
+            None => None,
+        };
         return list(source.as_ref().map(|source| source.vendor.as_str()), out);
     }
-    let source = source.ok_or_else(|| Failure::Usage("name a source with --source".to_owned()))?;
-    let content = content(&source, &args)?;
-    let answer = deliver(&Sender::new(&args.url)?, &source, &content).await?;
+    post(&args, out).await?;
+    Ok(())
+}
+
+/// Sends what the arguments say, shows the answer, and returns it if it says that the delivery was accepted.
+pub(crate) async fn post(args: &SendArgs, out: &mut Out) -> Result<Answer, Failure> {
+    let name = args
+        .source
+        .as_ref()
+        .ok_or_else(|| Failure::Usage("name a source with --source".to_owned()))?;
+    let source = source(name, args)?;
+    let content = content(&source, args)?;
+    let sender = Sender::new(&args.url, args.url_ca_file.as_deref())?;
+    let answer = deliver(&sender, &source, &content).await?;
     out.object(&serde_json::json!({
         "http_status": answer.status.as_u16(),
         "answer": answer.body,
     }))?;
     out.text(&format!("{}\n", answer_text(&answer)))?;
     if answer.is_accepted() {
-        Ok(())
+        Ok(answer)
     } else {
         Err(Failure::Failed(format!(
             "the gateway refused the delivery with {}",

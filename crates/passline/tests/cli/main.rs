@@ -11,6 +11,7 @@ use std::process::Command;
 
 use process::{Finished, Running, passline};
 use serde_json::Value;
+use test_kit::pki::TestCa;
 
 /// The command with every port chosen by the kernel: tests run side by side.
 fn on_free_ports(arguments: &[&str]) -> Command {
@@ -195,6 +196,83 @@ fn a_delivery_that_was_sent_can_be_got_and_tailed() {
     assert_eq!(ended.code, 0, "SIGTERM ends it in order: {ended:?}");
     let key = text(&up["sources"][0], "sample_key");
     assert!(!ended.stderr.contains(key), "keys are not logged");
+}
+
+#[test]
+fn a_smoke_test_goes_the_whole_way_and_fails_where_it_breaks() {
+    let dir = tempfile::tempdir().unwrap();
+    let (running, up) = up(dir.path());
+    let server = text(&up, "pass_state").to_owned();
+    let url = text(&up, "callbacks").trim_end_matches("/webhooks/");
+    let smoke = |source: &str, url: &str, server: &str| {
+        let mut command = passline(&["smoke", "--json", "--wait", "20", "--source", source]);
+        command.args(["--url", url, "--server", server, "--data-dir"]);
+        command.arg(dir.path());
+        Finished::of(command)
+    };
+    for source in ["passworks", "passkit", "envelope", "standard"] {
+        let done = smoke(source, url, &server);
+        assert_eq!(done.code, 0, "{done:?}");
+        let objects = done.objects();
+        let id = text(&objects[0]["answer"], "delivery");
+        assert_eq!(objects[1]["delivery"]["name"], format!("deliveries/{id}"));
+        let events = objects[1]["delivery"]["events"].as_array().unwrap();
+        let pass = text(&objects[1]["pass"], "name");
+        assert!(events[0].as_str().unwrap().starts_with(pass), "{done:?}");
+    }
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = format!("http://{}", nobody.local_addr().unwrap());
+    drop(nobody);
+    let mut command = passline(&["smoke", "--source", "x", "--vendor", "standard"]);
+    command.args([
+        "--secret",
+        "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0",
+        "--url",
+        url,
+        "--server",
+        &server,
+    ]);
+    let unknown = Finished::of(command);
+    assert_eq!(unknown.code, 1, "{unknown:?}");
+    assert!(unknown.stderr.contains("404"), "{unknown:?}");
+    let away = smoke("passworks", &closed, &server);
+    assert_eq!(away.code, 1, "{away:?}");
+    assert_eq!(running.stop().code, 0);
+}
+
+#[test]
+fn a_smoke_test_trusts_the_gateways_authority_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, other) = (TestCa::new("ours").unwrap(), TestCa::new("other").unwrap());
+    let (cert, key) = ours
+        .issue(&["127.0.0.1"])
+        .unwrap()
+        .write(dir.path(), "gateway")
+        .unwrap();
+    let data_dir = dir.path().join("data");
+    let mut command = on_free_ports(&["--json", "up", "--data-dir"]);
+    command
+        .arg(&data_dir)
+        .env("GATEWAY__HTTP__TLS__CERT_FILE", cert)
+        .env("GATEWAY__HTTP__TLS__KEY_FILE", key);
+    let mut running = Running::start(command);
+    let up = running.next_object()["up"].clone();
+    let callbacks = text(&up, "callbacks").trim_end_matches("/webhooks/");
+    let (_, address) = callbacks.split_once("://").unwrap();
+    for (authority, code) in [(&ours, 0), (&other, 1)] {
+        let ca_file = dir.path().join("ca.crt");
+        fs::write(&ca_file, authority.pem()).unwrap();
+        let mut command = passline(&["smoke", "--wait", "20", "--source", "passworks"]);
+        command
+            .args(["--url", &format!("https://{address}"), "--url-ca-file"])
+            .arg(&ca_file)
+            .args(["--server", text(&up, "pass_state"), "--data-dir"])
+            .arg(&data_dir);
+        let done = Finished::of(command);
+        assert_eq!(done.code, code, "{done:?}");
+        assert_eq!(done.stderr.contains("certificate"), code == 1, "{done:?}");
+    }
+    assert_eq!(running.stop().code, 0);
 }
 
 #[test]

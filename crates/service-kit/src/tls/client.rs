@@ -1,6 +1,7 @@
 //! The side that connects.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
@@ -12,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::codegen::StdError;
 use tower::Service;
@@ -124,6 +126,28 @@ impl TlsClient {
             tcp: tcp(),
             tls: Some((self.clone(), server_name(host)?)),
         })
+    }
+
+    /// Opens a connection for HTTP/1.1 to `host`, which must prove to be that, or the configured
+    /// `server_name`. The caller bounds the time.
+    ///
+    /// # Errors
+    /// Nobody listens there, the name is none that a certificate can have, or the handshake fails.
+    pub async fn connect_http(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> io::Result<impl hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static> {
+        let name = server_name(self.config.server_name.as_deref().unwrap_or(host))
+            .ok_or_else(|| io::Error::other(format!("{host} is no name of a server")))?;
+        let mut rustls = ClientConfig::clone(&self.rustls());
+        rustls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let stream = TcpStream::connect((bare, port)).await?;
+        let stream = TlsConnector::from(Arc::new(rustls))
+            .connect(name, stream)
+            .await?;
+        Ok(TokioIo::new(stream))
     }
 
     fn rustls(&self) -> Arc<ClientConfig> {

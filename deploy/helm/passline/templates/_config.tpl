@@ -131,6 +131,9 @@
 {{- $gateway := dict "name" "gateway" "client_names" (list (include "passline.gateway.clientName" .)) "scopes" (list "ingest") "sources" (list "*") -}}
 {{- $principals = prepend $principals $gateway -}}
 {{- end -}}
+{{- /* pass-state wants both written out, even if empty. */ -}}
+{{- $complete := list -}}
+{{- range $principals }}{{ $complete = append $complete (merge (deepCopy .) (dict "sources" list "organizations" list)) }}{{ end -}}
 # Made by the chart {{ .Chart.Name }}.
-{{- include "passline.toml" (dict "value" (dict "principals" $principals) "path" "") }}
+{{- include "passline.toml" (dict "value" (dict "principals" $complete) "path" "") }}
 {{- end -}}

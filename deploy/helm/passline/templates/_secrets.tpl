@@ -44,6 +44,16 @@ Every file that a pod takes from a Secret, as YAML {secret: [key, …]}. All are
 {{- else if and .Values.certManager.enabled .Values.gateway.tls.certManager }}{{ include "passline.certificate.gatewayHttp" . }}
 {{- end -}}
 {{- end -}}
+{{/* The authorities of the gateways' own certificate for the test, as "secret/key". */}}
+{{- define "passline.tests.urlCa" -}}
+{{- if include "passline.gateway.tlsSecret" . -}}
+{{- with .Values.tests.gatewayCa -}}
+{{- if .existingSecret }}{{ .existingSecret }}/{{ .key }}
+{{- else if not $.Values.gateway.tls.existingSecret }}{{ include "passline.certificate.gatewayHttp" $ }}/ca.crt
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{/* Whether gateways speak TLS to pass-state: "true" or nothing. */}}
 {{- define "passline.gateway.toTls" -}}
 {{- if .Values.gateway.passState.endpoint }}{{ if hasPrefix "https://" .Values.gateway.passState.endpoint }}true{{ end }}
