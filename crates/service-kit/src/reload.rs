@@ -19,7 +19,7 @@
 //!   was; an ERROR says why, once per reason, and it is tried again at every look
 //!   (a certificate that is not valid yet becomes so without another change).
 //!   Parts don't wait for each other: a broken certificate must not hold up a
-//!   secret that is being revoked.
+//!   token that is being revoked.
 //! - **Once at the start** every part is applied, since its files may have
 //!   changed between their first reading and the first look.
 
@@ -38,7 +38,10 @@ use tokio::time::sleep;
 use crate::config::{Duration, Faults, Validate};
 use crate::shutdown::Shutdown;
 
+mod config_watch;
 mod digest;
+
+pub use config_watch::ConfigWatch;
 
 use digest::Digest;
 

@@ -94,7 +94,7 @@ async fn main() -> ExitCode {
     };
     let result = match arguments.command {
         // Boxed, since what it holds until everything is open is large.
-        Command::Serve => Box::pin(serve(config, arguments.data_dir)).await,
+        Command::Serve => Box::pin(serve(config, &sources, arguments.data_dir)).await,
         Command::CheckConfig | Command::Token => Ok(()),
         Command::Healthcheck => {
             let admin = &config.admin;
@@ -154,7 +154,7 @@ async fn epoch_rotate(config: &Config, data_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve(config: Config, data_dir: PathBuf) -> anyhow::Result<()> {
+async fn serve(config: Config, from: &Sources, data_dir: PathBuf) -> anyhow::Result<()> {
     let telemetry = telemetry::init(&config.telemetry);
     let shutdown = Shutdown::new();
     let signals = Signals::new().context("signal handlers can't be installed")?;
@@ -167,7 +167,7 @@ async fn serve(config: Config, data_dir: PathBuf) -> anyhow::Result<()> {
     // A database that does not answer must not keep the process from ending.
     let result = tokio::select! {
         built = PassState::build(config, dependencies) => match built {
-            Ok(service) => service.run(shutdown).await.map_err(anyhow::Error::from),
+            Ok(service) => service.watching(from).run(shutdown).await.map_err(anyhow::Error::from),
             Err(error) => Err(error.into()),
         },
         () = shutdown.stopping() => Ok(()),

@@ -9,12 +9,12 @@ use std::time::Duration;
 use pass_store::{self as store, PassStore};
 use service_kit::admin::{self, Readiness, Version};
 use service_kit::clock::Clock;
-use service_kit::config::Faults;
+use service_kit::config::{self, Faults};
 use service_kit::grpc::{self, GrpcLimits, GrpcListener};
 use service_kit::listener::HttpListener;
 use service_kit::metrics::Metrics;
 use service_kit::metrics::rpc::RpcLayer;
-use service_kit::reload::Reloads;
+use service_kit::reload::{ConfigWatch, Reloads};
 use service_kit::shutdown::{Phase, Shutdown};
 use service_kit::telemetry;
 use service_kit::tls::{self, Protocol, TlsServer};
@@ -220,6 +220,16 @@ impl PassState {
             certificates,
             metrics,
         })
+    }
+
+    /// Watches the configuration that it was made from, if that is a file: a change that is broken is refused
+    /// and told, of a good one a WARN names the keys, which wait for the next start.
+    #[must_use]
+    pub fn watching(mut self, from: &config::Sources) -> Self {
+        if let Some(watch) = ConfigWatch::<Config>::new(from) {
+            self.reloads.register("config", watch);
+        }
+        self
     }
 
     /// Where gRPC is served.

@@ -262,6 +262,11 @@ impl Gateway {
             metrics,
         } = self;
         warn(&live.policy());
+        if config.pass_state.token.is_some() && config.pass_state.sends_in_the_clear() {
+            tracing::warn!(
+                "pass_state.token goes to other machines without TLS: write https:// in pass_state.endpoint"
+            );
+        }
         if config.http.tls.is_none() && !http.local_addr().ip().is_loopback() {
             tracing::warn!(http = %http.local_addr(), "callbacks are taken in without TLS: something in front must end it");
         }

@@ -153,6 +153,12 @@ impl Validate for ChannelConfig {
 }
 
 impl ChannelConfig {
+    /// Says whether calls leave this machine without TLS. A host name counts as
+    /// another machine, but for `localhost`.
+    pub fn sends_in_the_clear(&self) -> bool {
+        self.endpoint.in_the_clear()
+    }
+
     /// The settings of every connection.
     fn connection(&self, endpoint: Endpoint) -> Endpoint {
         endpoint

@@ -138,6 +138,15 @@ impl Endpoints {
             .collect()
     }
 
+    /// Says whether any is plaintext and not on this machine.
+    pub(super) fn in_the_clear(&self) -> bool {
+        let parsed = self.0.iter().filter_map(|text| Parsed::parse(text).ok());
+        parsed.filter(|one| !one.tls).any(|one| {
+            let ip: Option<IpAddr> = one.host.parse().ok();
+            ip.map_or(one.host != "localhost", |ip| !ip.is_loopback())
+        })
+    }
+
     /// Says whether TLS is asked for, by any of them.
     pub(super) fn is_tls(&self) -> bool {
         self.0.iter().any(|text| text.starts_with("https:"))
@@ -319,6 +328,19 @@ mod tests {
                 .len(),
             1
         );
+    }
+
+    #[test]
+    fn what_leaves_the_machine_without_tls_is_known() {
+        for (text, clear) in [
+            ("http://127.0.0.1:1", false),
+            ("http://[::1]:1,http://localhost:2", false),
+            ("https://10.0.0.1:1", false),
+            ("http://127.0.0.1:1,http://10.0.0.1:1", true),
+            ("http://pass-state:1", true),
+        ] {
+            assert_eq!(Endpoints::from(text).in_the_clear(), clear, "{text}");
+        }
     }
 
     #[test]
