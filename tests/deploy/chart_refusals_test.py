@@ -113,6 +113,8 @@ class Combinations(unittest.TestCase):
             ("postgres-jetstream", "observability.podMonitor.enabled", True, "would scrape every pod twice"),
             ("insecure", "gateway.sources", [{"name": "trial", "vendor": "standard", "auth": {"scheme": "hmac"}}], '"trial" has no secret'),
             ("sqlite-embedded", "gateway.sources", twice, '"acme-passkit" is there twice'),
+            ("sqlite-embedded", "gateway.config.http.trusted_proxies", [], '"acme-passworks" has allow_from, but behind an ingress or route every callback comes from that'),
+            ("postgres-jetstream", "gateway.config.http.rates.client_per_sec", 50, "would limit the ingress or route, as if it were one client"),
             ("sqlite-embedded", "gateway.config.ack.sources.acme", "durable", 'gateway.config.ack.sources names "acme"'),
             ("sqlite-embedded", "tests.source", "acme", "which is none of gateway.sources"),
             ("sqlite-embedded", "tests.token.existingSecret", "", "name the Secret with its token in tests.token.existingSecret"),
@@ -127,6 +129,7 @@ class Combinations(unittest.TestCase):
         for topology, path, value in (
             ("sqlite-embedded", "gateway.terminationGracePeriodSeconds", 30),
             ("sqlite-embedded", "gateway.pdb.minAvailable", 1),
+            ("sqlite-embedded", "gateway.config.http.rates.client_per_sec", 50),
             ("sqlite-embedded", "gateway.pdb.minAvailable", "50%"),
             ("postgres-embedded", "passState.migrations.mode", "job"),
             ("sqlite-jetstream", "gateway.autoscaling.enabled", True),

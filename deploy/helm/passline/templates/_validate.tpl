@@ -151,6 +151,17 @@ gateway.sources: "{{ .name }}" is there twice: rename one of them.
 {{- end }}
 {{- $names = append $names .name }}
 {{- end }}
+{{- $http := default dict .Values.gateway.config.http }}
+{{- if and (or .Values.gateway.ingress.enabled .Values.gateway.httpRoute.enabled) (not $http.trusted_proxies) }}
+{{- range .Values.gateway.sources }}
+{{- if .allow_from }}
+gateway.sources: "{{ .name }}" has allow_from, but behind an ingress or route every callback comes from that: name its networks in gateway.config.http.trusted_proxies, so that the vendor's address counts.
+{{- end }}
+{{- end }}
+{{- if ($http.rates).client_per_sec }}
+gateway.config.http.rates.client_per_sec would limit the ingress or route, as if it were one client: name its networks in gateway.config.http.trusted_proxies.
+{{- end }}
+{{- end }}
 {{- with .Values.tests.source }}
 {{- if not (has . $names) }}
 tests.source is "{{ . }}", which is none of gateway.sources: name one of them, or leave it empty.
