@@ -5,6 +5,7 @@
     reason = "all of this is a test, but clippy only knows the functions marked as one"
 )]
 
+mod access;
 mod crash;
 mod end_to_end;
 mod failover;

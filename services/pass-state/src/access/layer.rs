@@ -250,6 +250,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn failures_slow_nobody_who_has_a_valid_credential() {
+        let (access, good) = access("[\"read\"]", Openness::Open, Openness::Open);
+        join_all((0..10).map(|_| called(&access, GET_PASS, "Bearer x"))).await;
+        let began = Instant::now();
+        let late = {
+            let access = Arc::clone(&access);
+            tokio::spawn(async move { called(&access, GET_PASS, "Bearer x").await })
+        };
+        for _ in 0..100 {
+            assert_eq!(called(&access, GET_PASS, &good).await.unwrap(), "one");
+        }
+        assert!(!late.is_finished(), "it is answered late");
+        assert!(late.await.unwrap().is_err());
+        assert!(began.elapsed() >= std::time::Duration::from_millis(900));
+    }
+
+    #[tokio::test]
     async fn a_known_caller_is_let_through_to_what_its_scopes_are_for() {
         let (access, good) = access("[\"read\"]", Openness::Open, Openness::Authenticated);
         for path in [GET_PASS, REFLECTION_INFO] {

@@ -169,6 +169,20 @@ async fn no_method_does_anything_without_a_valid_credential() {
 }
 
 #[tokio::test]
+async fn what_is_left_open_to_other_machines_is_told() {
+    let server = Server::with(|config| {
+        config.grpc.listen = ([0, 0, 0, 0], 0).into();
+        config.grpc.insecure = true;
+    })
+    .await;
+    assert_eq!(
+        server.log().await.insecure,
+        ["PLAINTEXT", "UNAUTHENTICATED"]
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn health_is_for_everyone_and_reflection_for_every_principal() {
     let ingester = Who::new("ingester", &[Scope::Ingest], &["*"], &[]);
     let world = World::start(&[&ingester]).await;
