@@ -7,6 +7,7 @@ mod plans;
 mod planted;
 
 mod start;
+mod tls;
 
 use std::sync::{Arc, Weak};
 
