@@ -358,7 +358,11 @@ class Files(unittest.TestCase):
         self.assertEqual(source["url"], "http://prometheus:9090")
         providers = yaml.safe_load((COMPOSE / "grafana/dashboards/passline.yaml").read_text(encoding="utf-8"))
         (provider,) = providers["providers"]
-        self.assertIn(provider["options"]["path"], found)
+        dashboards = list(found[provider["options"]["path"]].glob("*.json"))
+        self.assertNotEqual(dashboards, [])
+        for path in dashboards:
+            for asked in re.findall(r'"uid":\s*"(\$[^"]+)"', path.read_text(encoding="utf-8")):
+                self.assertEqual(asked, "${datasource}", "a dashboard asks the source that is chosen, or the default one")
 
 
 if __name__ == "__main__":
