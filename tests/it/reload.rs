@@ -251,5 +251,6 @@ async fn a_secret_file_behind_a_swapped_link_is_taken_in_by_itself() {
     std::fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
     answered(&stand, NEXT_KEY, 200).await;
     answered(&stand, STANDARD_KEY, 401).await;
+    stand.drained(Duration::from_secs(30)).await.unwrap();
     stand.finish().await.unwrap();
 }
