@@ -22,12 +22,13 @@ mod services;
 mod stats;
 mod subscriber;
 mod sustained;
+mod telemetry;
 mod tls;
 
 use anyhow::{Context, Result, bail};
 
 /// What can be asked for, in the order in which it is run.
-const SECTIONS: [&str; 8] = [
+const SECTIONS: [&str; 9] = [
     "ingest",
     "apply",
     "sustained",
@@ -36,6 +37,7 @@ const SECTIONS: [&str; 8] = [
     "jetstream",
     "fan-out",
     "tls",
+    "telemetry",
 ];
 
 /// What to run and for how long.
@@ -100,7 +102,14 @@ fn main() -> Result<()> {
     }
     let plan = Plan::from_args(args)?;
     let binaries = services::Binaries::build(
-        plan.has(&["ingest", "sustained", "jetstream", "fan-out", "tls"]),
+        plan.has(&[
+            "ingest",
+            "sustained",
+            "jetstream",
+            "fan-out",
+            "tls",
+            "telemetry",
+        ]),
         plan.has(&["sustained", "replicas", "fan-out", "tls"]),
     )?;
     println!("{}", disk::machine());
@@ -118,6 +127,7 @@ fn main() -> Result<()> {
             "jetstream" => runtime.block_on(jetstream::run(&plan, &binaries))?,
             "fan-out" => runtime.block_on(fan_out::run(&plan, &binaries))?,
             "tls" => runtime.block_on(tls::run(&plan, &binaries))?,
+            "telemetry" => runtime.block_on(telemetry::run(&plan, &binaries))?,
             _ => runtime.block_on(sustained::run(&plan, &binaries))?,
         }
     }

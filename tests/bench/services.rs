@@ -65,6 +65,26 @@ impl Binaries {
         endpoint: &str,
         tables: &str,
     ) -> Result<(Server, SocketAddr)> {
+        let (server, address, _) = self.gateway_at(data, endpoint, tables)?;
+        Ok((server, address))
+    }
+
+    /// The same, with its admin listener's address. The tables begin with more keys of `[telemetry]`.
+    pub(crate) fn gateway_with_admin(
+        &self,
+        data: &Path,
+        pass_state: SocketAddr,
+        tables: &str,
+    ) -> Result<(Server, SocketAddr, SocketAddr)> {
+        self.gateway_at(data, &format!("http://{pass_state}"), tables)
+    }
+
+    fn gateway_at(
+        &self,
+        data: &Path,
+        endpoint: &str,
+        tables: &str,
+    ) -> Result<(Server, SocketAddr, SocketAddr)> {
         let (port, admin) = (free_port()?, free_port()?);
         let config = data.join("gateway.toml");
         std::fs::write(
@@ -94,7 +114,8 @@ auth = {{ scheme = "hmac", secrets = [{{ id = "k", value = "{SECRET}" }}] }}
             .arg("--data-dir")
             .arg(data);
         let server = Server::start(command, &data.join("gateway.log"))?;
-        Ok((server, SocketAddr::from(([127, 0, 0, 1], port))))
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Ok((server, address(port), address(admin)))
     }
 
     /// Starts pass-state on SQLite.

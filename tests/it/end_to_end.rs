@@ -28,7 +28,7 @@ const LOG_EVERYTHING: &str = "[telemetry]\nlog_filter = \"info,webhook_gateway=t
                               pass_spool=trace,pass_sources=trace,service_kit=trace\"\n";
 
 /// The documented callbacks, signed as their vendors sign.
-fn documented() -> Vec<Arc<Callback>> {
+pub(crate) fn documented() -> Vec<Arc<Callback>> {
     SAMPLES
         .iter()
         .map(|sample| {

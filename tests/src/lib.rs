@@ -11,6 +11,7 @@
 pub mod callback;
 pub mod chaos;
 pub mod client;
+pub mod collector;
 pub mod dice;
 pub mod fleet;
 pub mod follower;

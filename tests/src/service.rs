@@ -29,6 +29,8 @@ pub struct Recipe {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<String>,
+    /// Its environment, on top of the test's own.
+    pub environment: Vec<(String, String)>,
     /// Where its health is asked for.
     pub admin: SocketAddr,
     /// Where its log files go.
@@ -130,6 +132,7 @@ impl Service {
         };
         let child = command
             .args(&recipe.arguments)
+            .envs(recipe.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)

@@ -40,6 +40,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{fmt, reload};
 
 use crate::config::{self, Duration, Faults, Validate};
+use crate::tls::{TlsClient, TlsClientConfig};
 
 mod log_filter;
 pub(crate) mod otlp;
@@ -79,12 +80,15 @@ pub struct TelemetryConfig {
     /// the NATS client, which tells each attempt of an outage, the notices of a
     /// PostgreSQL server, the exporters' own words.
     pub log_filter: String,
-    /// The OTLP gRPC collector as `http://host:port`; absent means that traces and
+    /// The OTLP gRPC collector as `http://host:port` or `https://host:port`; absent means that traces and
     /// metrics are not pushed, unless `OTEL_EXPORTER_OTLP_ENDPOINT` (or the one
     /// for `TRACES` or `METRICS`) is set. Headers come from
     /// `OTEL_EXPORTER_OTLP_HEADERS`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp_endpoint: Option<String>,
+    /// TLS to a collector at `https://`; absent: the system's authorities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsClientConfig>,
     /// Share of new traces that is exported, 0 to 1; the caller's decision
     /// comes first. Default 1.
     pub sample_ratio: f64,
@@ -107,6 +111,7 @@ impl Default for TelemetryConfig {
             log_format: LogFormat::Text,
             log_filter: "info".to_owned(),
             otlp_endpoint: None,
+            tls: None,
             sample_ratio: 1.0,
             queue_spans_max: 2048,
             export_timeout: Duration::from_secs(5),
@@ -148,13 +153,17 @@ impl Validate for TelemetryConfig {
         }
         if let Some(endpoint) = &self.otlp_endpoint
             && !endpoint.starts_with("http://")
+            && !endpoint.starts_with("https://")
         {
             faults.invalid(
                 "otlp_endpoint",
-                "not the URI of a plaintext collector",
-                "http://host:port",
-                "run the collector beside the service",
+                "not the URI of a collector",
+                "http://host:port or https://host:port",
+                "write the scheme before the host",
             );
+        }
+        if let Some(tls) = &self.tls {
+            faults.part("tls", tls);
         }
     }
 }
@@ -194,12 +203,12 @@ fn flush(provider: &SdkTracerProvider) {
 /// Call it once, in the binary, within a tokio runtime (the exporter's
 /// connection runs there). A second call changes nothing but warns.
 pub fn init(config: &TelemetryConfig) -> TelemetryGuard {
-    let (provider, complaint) = match otlp::span_exporter(config, &config::process_env()) {
-        Ok(Some(exporter)) => (Some(provider(config, exporter)), None),
-        Ok(None) => (None, None),
-        Err(complaint) => (None, Some(complaint)),
+    let (provider, tls, complaint) = match otlp::span_exporter(config, &config::process_env()) {
+        Ok(Some((exporter, tls))) => (Some(provider(config, exporter)), tls, None),
+        Ok(None) => (None, None, None),
+        Err(complaint) => (None, None, Some(complaint)),
     };
-    let guard = install(config, provider);
+    let guard = install(config, provider, tls);
     if let Some(complaint) = complaint {
         tracing::warn!(error = complaint, "traces are not exported");
     }
@@ -212,7 +221,7 @@ pub fn init_with_tracer_provider(
     provider: SdkTracerProvider,
     config: &TelemetryConfig,
 ) -> TelemetryGuard {
-    install(config, Some(provider))
+    install(config, Some(provider), None)
 }
 
 /// Makes the layer that turns spans into traces, for a test's own subscriber.
@@ -241,6 +250,7 @@ fn is_exported(metadata: &Metadata<'_>) -> bool {
 struct Installed {
     log_filter: LogFilter,
     sampling: Sampling,
+    tls: Option<TlsClient>,
 }
 
 impl<S: Subscriber> Layer<S> for Installed {}
@@ -272,7 +282,20 @@ pub fn sampling() -> Sampling {
     })
 }
 
-fn install(config: &TelemetryConfig, provider: Option<SdkTracerProvider>) -> TelemetryGuard {
+/// The TLS of the exporter of traces, to be reloaded.
+pub(crate) fn tls() -> Option<TlsClient> {
+    dispatcher::get_default(|dispatch| {
+        dispatch
+            .downcast_ref::<Installed>()
+            .and_then(|installed| installed.tls.clone())
+    })
+}
+
+fn install(
+    config: &TelemetryConfig,
+    provider: Option<SdkTracerProvider>,
+    tls: Option<TlsClient>,
+) -> TelemetryGuard {
     // The configuration was validated; a caller who skipped that gets `info`.
     let text = match log_filter::parse(&config.log_filter) {
         Ok(_) => config.log_filter.as_str(),
@@ -286,6 +309,7 @@ fn install(config: &TelemetryConfig, provider: Option<SdkTracerProvider>) -> Tel
             Some(_) => Sampling::of_ratio(config.sample_ratio),
             None => Sampling::OFF,
         },
+        tls,
     };
     let ansi = std::io::stderr().is_terminal();
     let logs = log_layer(config.log_format, ansi, std::io::stderr);
@@ -341,121 +365,4 @@ fn provider(config: &TelemetryConfig, exporter: SpanExporter) -> SdkTracerProvid
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn span_to(endpoint: String) -> TelemetryGuard {
-        let config = TelemetryConfig {
-            service_name: "kit-under-test".to_owned(),
-            otlp_endpoint: Some(endpoint),
-            ..TelemetryConfig::default()
-        };
-        let exporter = otlp::span_exporter(&config, &[]).unwrap().unwrap();
-        let provider = provider(&config, exporter);
-        let subscriber = tracing_subscriber::registry().with(tracing_layer(&provider));
-        tracing::subscriber::with_default(subscriber, || {
-            tracing::info_span!("span-under-test").in_scope(|| {});
-        });
-        TelemetryGuard {
-            provider: Some(provider),
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn spans_reach_a_collector_at_the_latest_when_telemetry_ends() {
-        let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
-        let export = async move |body: axum::body::Bytes| {
-            let _ = sender.send(String::from_utf8_lossy(&body).into_owned());
-            [("content-type", "application/grpc"), ("grpc-status", "0")]
-        };
-        let collector = axum::Router::new().route(
-            "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
-            axum::routing::post(export),
-        );
-        let limits = crate::grpc::GrpcLimits::default();
-        let listener = crate::grpc::GrpcListener::bind(([127, 0, 0, 1], 0).into(), limits.clone())
-            .await
-            .unwrap();
-        let endpoint = format!("http://{}", listener.local_addr());
-        let router = crate::grpc::server(&limits).add_routes(collector.into());
-        tokio::spawn(listener.serve(router, crate::shutdown::Shutdown::new()));
-
-        span_to(endpoint).shutdown().await;
-        let body = received
-            .try_recv()
-            .expect("exported before shutdown returned");
-        assert!(body.contains("span-under-test"));
-        assert!(body.contains("kit-under-test"));
-    }
-
-    #[tokio::test]
-    async fn a_collector_that_is_away_holds_nobody_up() {
-        let began = std::time::Instant::now();
-        let guard = span_to("http://127.0.0.1:1".to_owned());
-        assert!(
-            began.elapsed() < StdDuration::from_secs(1),
-            "a span waited for its export"
-        );
-        guard.shutdown().await;
-        assert!(began.elapsed() < FLUSH_TIMEOUT * 2);
-    }
-
-    #[derive(Clone, Default)]
-    struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn json_lines_have_their_fields_at_the_top() {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let layer = log_layer(LogFormat::Json, false, move || writer.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            let span = tracing::info_span!("receive", service.name = "kit");
-            span.in_scope(|| tracing::info!(request.id = 7, "received"));
-        });
-        let bytes = lines.0.lock().unwrap();
-        let line: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(line["message"], "received");
-        assert_eq!(line["request.id"], 7);
-        assert_eq!(line["span"]["service.name"], "kit");
-        assert_eq!(line["level"], "INFO");
-    }
-
-    #[test]
-    fn control_characters_do_not_forge_lines() {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let layer = log_layer(LogFormat::Text, false, move || writer.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            tracing::info!("one \u{1b}[31mred");
-        });
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        assert!(!text.contains('\u{1b}'), "{text:?}");
-    }
-
-    #[test]
-    fn a_bad_filter_and_ratio_are_faults() {
-        let config = TelemetryConfig {
-            log_filter: "a=b=c".to_owned(),
-            sample_ratio: 1.5,
-            otlp_endpoint: Some("https://x".to_owned()),
-            ..TelemetryConfig::default()
-        };
-        let mut faults = Faults::default();
-        config.validate(&mut faults);
-        assert_eq!(faults.len(), 3, "{faults}");
-        let mut faults = Faults::default();
-        TelemetryConfig::default().validate(&mut faults);
-        assert!(faults.is_empty(), "{faults}");
-    }
-}
+mod tests;

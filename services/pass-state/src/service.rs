@@ -12,8 +12,8 @@ use service_kit::clock::Clock;
 use service_kit::config::{self, Faults};
 use service_kit::grpc::{self, GrpcLimits, GrpcListener};
 use service_kit::listener::HttpListener;
-use service_kit::metrics::Metrics;
 use service_kit::metrics::rpc::RpcLayer;
+use service_kit::metrics::{KeyValue, Metrics};
 use service_kit::reload::{ConfigWatch, Reloads};
 use service_kit::shutdown::{Phase, Shutdown};
 use service_kit::telemetry;
@@ -156,6 +156,9 @@ impl PassState {
                 "gRPC is open to other machines, as grpc.insecure says"
             );
         }
+        for tls in metrics.tls_clients() {
+            reloads.register("telemetry.tls", tls);
+        }
         let grpc_tls = tls::server("grpc.tls", config.grpc.tls.as_ref(), Protocol::Grpc);
         let grpc_tls = grpc_tls.map_err(BuildError::Tls)?;
         let admin_tls = tls::server("admin.tls", config.admin.tls.as_ref(), Protocol::Http);
@@ -289,6 +292,17 @@ impl PassState {
         let mut serving = Box::pin(self.grpc.serve(server, shutdown.clone()));
         metrics.observe_readiness(&readiness);
         metrics.observe_reloads(self.reloads.status());
+        let failures = self.access.failures();
+        metrics.counters(
+            "passline.auth.failures",
+            "{call}",
+            "Calls without a valid identity, or without the scope.",
+            move |seen| {
+                for (reason, count) in failures.counts() {
+                    seen.observe(count, &[KeyValue::new("reason", reason)]);
+                }
+            },
+        );
         let certificates = self.certificates;
         metrics.observe_certificates(move || {
             let expiry = |(listener, tls): &(&'static str, TlsServer)| (*listener, tls.expires());

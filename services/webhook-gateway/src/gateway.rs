@@ -166,6 +166,9 @@ impl Gateway {
         }
         let channel = grpc::channel(&config.pass_state, &credentials)?;
         let metrics = Metrics::new(&config.telemetry, VERSION);
+        for tls in metrics.tls_clients() {
+            reloads.register("telemetry.tls", tls);
+        }
         let sync_observer = metrics::sync_observer(&metrics);
         let spool = backend::open(&config, &env, &data_dir, &clock, sync_observer).await?;
         let http = bind(

@@ -65,6 +65,7 @@ impl Member {
                 "--data-dir".to_owned(),
                 text(&data_dir),
             ],
+            environment: Vec::new(),
             admin: ports.admin.address(),
             logs: dir.to_owned(),
             strace,
@@ -171,6 +172,13 @@ impl Member {
     /// How it is started from here on.
     pub fn set_strace(&mut self, strace: Option<Strace>) {
         self.recipe.strace = strace;
+    }
+
+    /// Gives it a variable of the environment from its next start on.
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.recipe
+            .environment
+            .push((name.to_owned(), value.to_owned()));
     }
 
     /// Changes its configuration file, for its next start.

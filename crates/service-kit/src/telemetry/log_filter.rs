@@ -200,6 +200,7 @@ mod tests {
         let installed = Installed {
             log_filter: LogFilter::new(start, handle),
             sampling: Sampling::OFF,
+            tls: None,
         };
         tracing_subscriber::registry()
             .with(

@@ -1,10 +1,18 @@
 //! Exporters to an OTLP collector over gRPC: where it is, and how to reach it.
+//!
+//! The channel is ours and not the exporter's, so that TLS is configured and reloaded as everywhere else. Headers come
+//! from the standard variables, which the exporter reads by itself.
 
 use std::time::Duration;
 
-use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
+use http::uri::Scheme;
+use opentelemetry_otlp::{
+    MetricExporter, SpanExporter, WithExportConfig as _, WithTonicConfig as _,
+};
+use tonic::transport::{Channel, Endpoint};
 
 use super::TelemetryConfig;
+use crate::tls::{Connector, TlsClient};
 
 /// The standard variable for whatever has none of its own.
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -64,47 +72,71 @@ pub(crate) fn metrics_interval(
         .unwrap_or(configured.get())
 }
 
-fn in_runtime() -> Result<(), String> {
-    match tokio::runtime::Handle::try_current() {
-        Ok(_) => Ok(()),
-        Err(_) => Err("telemetry was not initialised within a tokio runtime".to_owned()),
+/// An exporter, and its TLS if it has one, to be reloaded.
+pub(crate) type Exporter<E> = (E, Option<TlsClient>);
+
+/// Makes a channel that connects when it is first used.
+fn channel(
+    config: &TelemetryConfig,
+    endpoint: String,
+) -> Result<(Channel, Option<TlsClient>), String> {
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Err("telemetry was not initialised within a tokio runtime".to_owned());
     }
+    let text = |error: &dyn std::fmt::Display| format!("endpoint {endpoint}: {error}");
+    let target = Endpoint::from_shared(endpoint.clone())
+        .map_err(|error| text(&error))?
+        .timeout(config.export_timeout.get())
+        .connect_timeout(config.export_timeout.get());
+    let (connector, tls) = if target.uri().scheme() == Some(&Scheme::HTTPS) {
+        let settings = config.tls.clone().unwrap_or_default();
+        let tls =
+            TlsClient::load("telemetry.tls", &settings).map_err(|faults| faults.to_string())?;
+        let host = target.uri().host().unwrap_or_default();
+        let connector = tls
+            .connector(host)
+            .ok_or_else(|| text(&"its host is no name that a certificate can have"))?;
+        (connector, Some(tls))
+    } else {
+        (Connector::plaintext(), None)
+    };
+    Ok((target.connect_with_connector_lazy(connector), tls))
 }
 
-/// The exporter of spans, if there is an endpoint. Headers come from the standard variables.
+/// The exporter of spans, if there is an endpoint.
 pub(crate) fn span_exporter(
     config: &TelemetryConfig,
     variables: &[(String, String)],
-) -> Result<Option<SpanExporter>, String> {
+) -> Result<Option<Exporter<SpanExporter>>, String> {
     let Some(endpoint) = endpoint(config, Signal::Traces, variables) else {
         return Ok(None);
     };
-    in_runtime()?;
-    SpanExporter::builder()
+    let (channel, tls) = channel(config, endpoint)?;
+    let exporter = SpanExporter::builder()
         .with_tonic()
-        .with_endpoint(endpoint)
+        .with_channel(channel)
         .with_timeout(config.export_timeout.get())
-        .build()
-        .map(Some)
-        .map_err(|error| error.to_string())
+        .build();
+    let exporter = exporter.map_err(|error| error.to_string())?;
+    Ok(Some((exporter, tls)))
 }
 
-/// The exporter of metrics, if there is an endpoint. Headers come from the standard variables.
+/// The exporter of metrics, if there is an endpoint.
 pub(crate) fn metric_exporter(
     config: &TelemetryConfig,
     variables: &[(String, String)],
-) -> Result<Option<MetricExporter>, String> {
+) -> Result<Option<Exporter<MetricExporter>>, String> {
     let Some(endpoint) = endpoint(config, Signal::Metrics, variables) else {
         return Ok(None);
     };
-    in_runtime()?;
-    MetricExporter::builder()
+    let (channel, tls) = channel(config, endpoint)?;
+    let exporter = MetricExporter::builder()
         .with_tonic()
-        .with_endpoint(endpoint)
+        .with_channel(channel)
         .with_timeout(config.export_timeout.get())
-        .build()
-        .map(Some)
-        .map_err(|error| error.to_string())
+        .build();
+    let exporter = exporter.map_err(|error| error.to_string())?;
+    Ok(Some((exporter, tls)))
 }
 
 #[cfg(test)]

@@ -190,7 +190,7 @@ async fn an_older_schema_waits_and_a_newer_one_is_used_unless_it_takes_away() {
     };
     let error = off().await.expect_err("there is no schema");
     assert!(
-        matches!(error, Error::NotMigrated { lacking: 3 }),
+        matches!(error, Error::NotMigrated { lacking: 4 }),
         "{error}"
     );
     open(&url).await.close().await;
