@@ -310,6 +310,17 @@ class Context(unittest.TestCase):
             shipped = {row for row in shown(whole, whole["workspace_root"]) if row[0] != "system-tests"}
             self.assertLessEqual(shipped, sent)
 
+    def test_what_build_scripts_read_is_sent(self):
+        sent = set(self.files)
+        protos = {str(path.relative_to(ROOT)) for path in (ROOT / "proto").rglob("*.proto")}
+        self.assertNotEqual(protos, set())
+        self.assertLessEqual(protos, sent)
+        for path in self.files:
+            if path.endswith("/build.rs"):
+                for read in re.findall(r"rerun-if-changed=([^\"]+)", (ROOT / path).read_text(encoding="utf-8")):
+                    folder = (ROOT / path).parent.joinpath(read).resolve().relative_to(ROOT)
+                    self.assertTrue(any(one.startswith(f"{folder}") for one in sent), f"{path} reads {folder}")
+
     def test_what_sources_include_is_sent(self):
         sent = set(self.files)
         found = 0

@@ -97,12 +97,24 @@ class Workflows(unittest.TestCase):
         self.assertEqual(self.all["release.yaml"]["on"], {"push": {"tags": ["v*"]}})
         for job in self.all["ci.yaml"]["jobs"].values():
             self.assertEqual(job["permissions"], {"contents": "read"})
-        writers = {
-            name
+        rights = {
+            name: {right for right, how in job["permissions"].items() if how == "write"}
             for name, job in self.all["release.yaml"]["jobs"].items()
-            if job["permissions"].get("contents") == "write"
         }
-        self.assertEqual(writers, {"release"})
+        publishing = {"attestations", "id-token", "packages"}
+        self.assertEqual(
+            rights,
+            {
+                "tests": set(), "plan": set(), "build": {"packages"}, "scan": set(),
+                "images": publishing, "chart": publishing, "release": {"attestations", "id-token", "contents"},
+            },
+        )
+
+    def test_no_checkout_leaves_its_token_behind(self):
+        for document in self.all.values():
+            for step in steps(document):
+                if step.get("uses", "").startswith("actions/checkout@"):
+                    self.assertEqual(step["with"]["persist-credentials"], "false")
 
     def test_what_may_sign_runs_no_code_of_the_repository(self):
         """A job with the signing identity packs and names what others built."""
