@@ -22,6 +22,7 @@ pub mod telemetry;
 pub mod tls;
 
 mod accept;
+mod linger;
 
 /// The allocator of every Passline process. Requests are allocated on one thread
 /// and freed on another all the time, which glibc's allocator does badly: a

@@ -6,11 +6,27 @@
 //! | a TLS handshake | its `handshake_timeout` | closed |
 //! | a request head | `header_read_timeout` from its first byte (from the accept or handshake for the first) | closed |
 //! | an idle connection | `keep_alive_idle` | closed |
-//! | age | `connection_age_max`, then `connection_grace` | `Connection: close` after the current request, then cut |
+//! | age | `connection_age_max`, then `connection_grace` | `Connection: close` with the next answer, then cut |
 //! | head size | `header_bytes_max`, `header_count_max` | 431 and closed |
 //! | a body | [`read_body`] with [`BodyTimeouts`] | the service answers |
 //! | a panic in the service | | 500, the connection lives on |
 //! | the end | `drain_timeout` after [`Shutdown::stopping`] | cut |
+//!
+//! # No request is met by a close
+//!
+//! A sender may not send a POST again by itself when its connection breaks under it, so the end must give it no reason
+//! to ask:
+//!
+//! - From [`Shutdown::draining`] on every answer says `Connection: close`: whoever goes on uses a new connection, which a
+//!   balancer leads elsewhere. Nothing is refused.
+//! - At [`Shutdown::stopping`] the socket closes, but those who are in the kernel's queue are served first.
+//! - A connection that has begun a request gets its answer. One that is silent is closed once it has been so for half
+//!   a second; one that was in use during the drain is not silent but gone.
+//! - Every close is a farewell: what still comes in is read, so that no reset overtakes the answer (`linger.rs`).
+//!
+//! What is left is a request that a sender writes to a connection which was silent for longer than the drain, in the
+//! same round trip in which this side closes it. So is one at `keep_alive_idle`, which should therefore be longer than
+//! the time for which a proxy in front keeps its idle connections.
 //!
 //! Over the connection limit the listener stops accepting instead of accepting
 //! and closing: a sender's connection then waits milliseconds, where a reset
@@ -56,7 +72,7 @@ pub struct HttpLimits {
     /// Time for a request's head, up to 60 s. Default 5 s.
     pub header_read_timeout: Duration,
     /// How long a connection may wait for its next request, up to 10 min.
-    /// Default 30 s.
+    /// Default 75 s, longer than the 60 s for which common proxies keep theirs.
     pub keep_alive_idle: Duration,
     /// Age at which a connection ends after its current request, up to 24 h.
     /// Default 10 min.
@@ -70,7 +86,7 @@ pub struct HttpLimits {
     /// Default 16 KiB.
     pub header_bytes_max: ByteSize,
     /// Time for requests in flight once stopping has begun, up to 5 min.
-    /// Default 20 s.
+    /// Default 8 s: with the drain's delay a process ends within 10 s.
     pub drain_timeout: Duration,
     /// Time limits of [`read_body`].
     pub body: BodyTimeouts,
@@ -81,12 +97,12 @@ impl Default for HttpLimits {
         Self {
             connections_max: 4096,
             header_read_timeout: Duration::from_secs(5),
-            keep_alive_idle: Duration::from_secs(30),
+            keep_alive_idle: Duration::from_secs(75),
             connection_age_max: Duration::from_mins(10),
             connection_grace: Duration::from_secs(30),
             header_count_max: 64,
             header_bytes_max: ByteSize::from_kib(16),
-            drain_timeout: Duration::from_secs(20),
+            drain_timeout: Duration::from_secs(8),
             body: BodyTimeouts::default(),
         }
     }
@@ -201,30 +217,38 @@ impl HttpListener {
         let _cut_on_drop = cut.clone().drop_guard();
         let connections = connection::Settings::new(&limits, tls);
 
+        let serve_one = |(stream, peer), place| {
+            let serving = connections.serve(
+                stream,
+                PeerAddr(peer),
+                service.clone(),
+                shutdown.clone(),
+                cut.clone(),
+            );
+            tokio::spawn(async move {
+                serving.await;
+                drop(place);
+            });
+        };
         let accepting = async {
             loop {
                 let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                     return;
                 };
-                let (stream, peer) = accept::next(&listener).await;
-                let serving = connections.serve(
-                    stream,
-                    PeerAddr(peer),
-                    service.clone(),
-                    shutdown.clone(),
-                    cut.clone(),
-                );
-                tokio::spawn(async move {
-                    serving.await;
-                    drop(place);
-                });
+                serve_one(accept::next(&listener).await, place);
             }
         };
         tokio::select! {
             () = accepting => {}
             () = shutdown.stopping() => {}
         }
-        drop(listener);
+        for accepted in accept::last(listener) {
+            match Arc::clone(&places).try_acquire_owned() {
+                Ok(place) => serve_one(accepted, place),
+                // No place was free before either; whoever waits has to be sent away now.
+                Err(_) => break,
+            }
+        }
 
         let in_time = tokio::select! {
             _ = places.acquire_many(all) => true,

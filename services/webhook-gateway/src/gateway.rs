@@ -302,7 +302,6 @@ impl Gateway {
             observer.watch_forward(),
             sampling,
             AckDuration::new(&metrics),
-            shutdown.clone(),
         );
         metrics.observe_readiness(&readiness);
         metrics.observe_reloads(reloads.status());

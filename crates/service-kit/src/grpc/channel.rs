@@ -4,7 +4,11 @@
 //! of the best of them: serving before not serving before unreachable, then
 //! the fewest calls open from here, then chance. One background task looks
 //! host names up again and asks each address for its health; a call or stream
-//! that breaks puts its address last at once and has it asked again at once.
+//! that breaks puts its address last at once and has it asked again at once. A
+//! call of which no server can have a message, because its connection just
+//! closed, was closing (GOAWAY) or could not be made, is made again, where it
+//! can be at another address: three attempts in all (`channel/lent.rs`). Any
+//! other failure is the caller's, who alone knows whether repeating it is safe.
 //! An address that is gone keeps the streams that it carries and gets no new
 //! calls. The task ends when the last clone of the channel is dropped.
 //!
@@ -45,6 +49,7 @@ use crate::tls::TlsClientConfig;
 
 mod credentials;
 mod endpoint;
+mod lent;
 mod replica;
 mod upkeep;
 
@@ -52,7 +57,10 @@ pub use credentials::{Credentials, TokenSource};
 pub use endpoint::{EndpointError, Endpoints};
 pub use upkeep::{Resolve, SystemResolver};
 
-use replica::{Replica, View};
+use replica::{FailedCall, Replica, View};
+
+/// How often a call is tried while no server takes it.
+const ATTEMPTS_MAX: usize = 3;
 
 /// A client's side of gRPC connections. Every key has a default and a ceiling.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -184,7 +192,8 @@ pub fn channel(
 /// A channel over one or several addresses, for the generated clients; cheap to
 /// clone.
 ///
-/// A call fails rather than waits when nobody can take it. Only the first calls
+/// A call fails rather than waits when nobody can take it; a server that ends in
+/// order fails none. Only the first calls
 /// of a channel wait until every address was looked up and asked for its health
 /// once, so that they spread evenly: at most `connect_timeout +
 /// health_timeout`, usually one round trip.
@@ -237,15 +246,27 @@ impl Service<Request<Body>> for Channel {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let mut view = self.view.clone();
         Box::pin(async move {
-            // An error means that the task is gone, which only a panic explains.
-            let chosen = match view.wait_for(|view| view.settled).await {
-                Ok(view) => view.choose(),
-                Err(_) => None,
-            };
-            let Some(replica) = chosen else {
-                return Err(Status::unavailable("no address of the server is known").into());
-            };
-            replica.call(request).await
+            let mut request = request;
+            for attempt in 1.. {
+                // An error means that the task is gone, which only a panic explains.
+                let chosen = match view.wait_for(|view| view.settled).await {
+                    Ok(view) => view.choose(),
+                    Err(_) => None,
+                };
+                let Some(replica) = chosen else { break };
+                match replica.call(request).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(FailedCall {
+                        untaken: Some(same),
+                        error,
+                    }) if attempt < ATTEMPTS_MAX => {
+                        tracing::debug!(%error, "nobody took a call; making it again");
+                        request = same;
+                    }
+                    Err(FailedCall { error, .. }) => return Err(error),
+                }
+            }
+            Err(Status::unavailable("no address of the server is known").into())
         })
     }
 }

@@ -21,6 +21,7 @@ use tower::{Layer, Service};
 
 use super::GrpcLimits;
 use crate::accept;
+use crate::linger::Linger;
 use crate::shutdown::Shutdown;
 use crate::tls::{PeerNames, Stream as Socket, TlsServer};
 
@@ -67,9 +68,9 @@ impl GrpcListener {
 
     /// Serves until `shutdown` stops, then finishes what is in flight.
     ///
-    /// When stopping begins the socket closes and every connection gets GOAWAY;
-    /// services end their long-lived streams themselves on
-    /// [`Shutdown::stopping`]. Returns when no connection is left: all ended,
+    /// When stopping begins the socket closes, once those who are in the kernel's
+    /// queue were let in, and every connection gets GOAWAY; services end their
+    /// long-lived streams themselves on [`Shutdown::stopping`]. Returns when no connection is left: all ended,
     /// or were cut `drain_timeout` later, or at once when aborting. Dropping
     /// the future cuts all connections.
     ///
@@ -93,8 +94,9 @@ impl GrpcListener {
         let drain_timeout = self.limits.drain_timeout.get();
         let cut = CancellationToken::new();
         let _cut_on_drop = cut.clone().drop_guard();
-        let incoming = self.incoming(cut.clone());
-        let serving = router.serve_with_incoming_shutdown(incoming, shutdown.stopping());
+        let closed = CancellationToken::new();
+        let incoming = self.incoming(shutdown.clone(), closed.clone(), cut.clone());
+        let serving = router.serve_with_incoming_shutdown(incoming, closed.cancelled_owned());
         let cutting = async {
             shutdown.stopping().await;
             tokio::select! {
@@ -111,12 +113,22 @@ impl GrpcListener {
         }
     }
 
-    /// Turns the listener into the stream of its connections; cancelling `cut`
-    /// ends all of them.
-    fn incoming(self, cut: CancellationToken) -> impl Stream<Item = io::Result<Connection>> + Send {
+    /// Turns the listener into the stream of its connections. It closes when
+    /// stopping begins; when the last one was taken from it, `closed` is
+    /// cancelled. Cancelling `cut` ends all of them.
+    fn incoming(
+        self,
+        shutdown: Shutdown,
+        closed: CancellationToken,
+        cut: CancellationToken,
+    ) -> impl Stream<Item = io::Result<Connection>> + Send {
         let accepting = Accepting {
             places: Arc::new(Semaphore::new(self.limits.connections_max)),
-            listener: self,
+            listener: Some(self.listener),
+            limits: self.limits,
+            tls: self.tls,
+            shutdown,
+            closed,
             cut,
             handshakes: JoinSet::new(),
         };
@@ -129,8 +141,13 @@ impl GrpcListener {
 
 /// The loop that takes connections in.
 struct Accepting {
-    listener: GrpcListener,
+    /// Gone once stopping has begun.
+    listener: Option<TcpListener>,
+    limits: GrpcLimits,
+    tls: Option<TlsServer>,
     places: Arc<Semaphore>,
+    shutdown: Shutdown,
+    closed: CancellationToken,
     cut: CancellationToken,
     /// Dropping it, which tonic does when it stops accepting, ends them.
     handshakes: JoinSet<Option<(Socket, Peer, OwnedSemaphorePermit)>>,
@@ -139,11 +156,18 @@ struct Accepting {
 impl Accepting {
     async fn next(&mut self) -> Option<Connection> {
         loop {
+            let is_last = self.handshakes.is_empty();
             let accepting = async {
-                // The semaphore is never closed.
-                let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
-                let (stream, addr) = accept::next(&self.listener.listener).await;
-                Some((stream, addr, place))
+                match &self.listener {
+                    Some(listener) => {
+                        // The semaphore is never closed.
+                        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+                        let (stream, addr) = accept::next(listener).await;
+                        Some((stream, addr, place))
+                    }
+                    None if is_last => None,
+                    None => std::future::pending().await,
+                }
             };
             tokio::select! {
                 Some(shaken) = self.handshakes.join_next() => {
@@ -151,28 +175,55 @@ impl Accepting {
                         return Some(self.connection(socket, peer, place));
                     }
                 }
-                accepted = accepting => {
-                    let (stream, addr, place) = accepted?;
-                    match self.listener.tls.clone() {
-                        None => {
-                            let peer = Peer { addr, names: PeerNames::default() };
-                            return Some(self.connection(Socket::Plain(stream), peer, place));
-                        }
-                        Some(tls) => {
-                            self.handshakes.spawn(handshake(tls, stream, addr, place));
-                        }
+                accepted = accepting => match accepted {
+                    Some((stream, addr, place)) => {
+                        self.shake_hands(stream, addr, place);
                     }
-                }
+                    None => {
+                        self.closed.cancel();
+                        std::future::pending::<Infallible>().await;
+                    }
+                },
+                () = self.shutdown.stopping(), if self.listener.is_some() => self.close(),
             }
         }
     }
 
+    /// Closes the listener and takes in whoever is in the kernel's queue, as far
+    /// as there is a place.
+    fn close(&mut self) {
+        for (stream, addr) in self.listener.take().into_iter().flat_map(accept::last) {
+            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                return;
+            };
+            self.shake_hands(stream, addr, place);
+        }
+    }
+
+    fn shake_hands(&mut self, stream: TcpStream, addr: SocketAddr, place: OwnedSemaphorePermit) {
+        let tls = self.tls.clone();
+        let shutdown = self.shutdown.clone();
+        self.handshakes.spawn(async move {
+            match tls {
+                None => {
+                    let names = PeerNames::default();
+                    Some((Socket::Plain(stream), Peer { addr, names }, place))
+                }
+                Some(tls) => tokio::select! {
+                    shaken = handshake(tls, stream, addr, place) => shaken,
+                    () = accept::silence_at_end(&shutdown) => None,
+                },
+            }
+        });
+    }
+
     fn connection(&self, stream: Socket, peer: Peer, place: OwnedSemaphorePermit) -> Connection {
-        let limits = &self.listener.limits;
+        let limits = &self.limits;
         let life = limits.connection_age_max.get() + limits.connection_grace.get();
         Connection {
             peer,
             stream,
+            linger: Linger::default(),
             preface_left: PREFACE_BYTES,
             deadline: Box::pin(sleep(limits.preface_timeout.get())),
             end: Instant::now() + life,
@@ -211,6 +262,7 @@ pub struct Peer {
 pub struct Connection {
     peer: Peer,
     stream: Socket,
+    linger: Linger,
     /// Bytes of the preface that have not come yet.
     preface_left: usize,
     /// Of the preface first, then of the whole connection.
@@ -300,6 +352,8 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.check(cx)?;
+        let this = &mut *self;
+        this.linger.poll_shutdown(&mut this.stream, cx)
     }
 }

@@ -4,12 +4,14 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
 use futures_util::FutureExt as _;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,10 +21,14 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt as _};
 
-use super::watch::{Watch, WatchedStream};
+use super::watch::{Patience, Watch, WatchedStream};
 use super::{HttpLimits, PeerAddr};
+use crate::accept::{SILENCE_AT_END, silence_at_end};
 use crate::shutdown::Shutdown;
 use crate::tls::{Stream, TlsServer};
+
+/// How long an orderly close may take.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// What all connections of a listener share.
 #[derive(Clone)]
@@ -92,8 +98,7 @@ impl Settings {
                     None
                 }
             },
-            // Nothing was asked yet; later handshakes are refused as well.
-            () = shutdown.stopping() => None,
+            () = silence_at_end(shutdown) => None,
             () = cut.cancelled() => None,
         }
     }
@@ -120,37 +125,39 @@ impl Settings {
                 return;
             };
             let watch = Watch::new(Instant::now());
-            let io = TokioIo::new(WatchedStream {
-                stream,
-                watch: watch.clone(),
-            });
+            let io = TokioIo::new(WatchedStream::new(stream, watch.clone()));
+            // Tells the answers that they are the last ones. Set once, by this task.
+            let aged = Arc::new(AtomicBool::new(false));
             let answering = service_fn({
-                let watch = watch.clone();
+                let (watch, shutdown) = (watch.clone(), shutdown.clone());
+                let aged = Arc::clone(&aged);
                 move |mut request: Request<Incoming>| {
                     watch.busy();
                     request.extensions_mut().insert(peer);
                     let answer = AssertUnwindSafe(service.clone().oneshot(request));
-                    let watch = watch.clone();
+                    let (watch, shutdown) = (watch.clone(), shutdown.clone());
+                    let aged = Arc::clone(&aged);
                     async move {
-                        let response = match answer.catch_unwind().await {
+                        let mut response = match answer.catch_unwind().await {
                             Ok(response) => response?,
                             Err(_panic) => internal_error(),
                         };
+                        if aged.load(Ordering::Relaxed) || shutdown.is_draining() {
+                            let close = HeaderValue::from_static("close");
+                            response.headers_mut().insert(header::CONNECTION, close);
+                        }
                         Ok::<_, Infallible>(response.map(|body| watch.until_written(body)))
                     }
                 }
             });
             let mut connection = pin!(settings.http.serve_connection(io, answering));
-            let mut closing = false;
-            let mut leave = pin!(async {
-                tokio::select! {
-                    () = tokio::time::sleep(settings.age_max) => Some(settings.grace),
-                    // The listener's drain deadline cuts these.
-                    () = shutdown.stopping() => None,
-                }
-            });
+            let mut age = pin!(tokio::time::sleep(settings.age_max));
+            let mut stopping = pin!(shutdown.stopping());
+            let mut stopped = false;
             let mut cut = pin!(cut.cancelled());
-            let mut grace_end: Option<Instant> = None;
+            // When the connection is cut whatever it does.
+            let mut end: Option<Instant> = None;
+            let mut closing = false;
             let mut timer = pin!(sleep_until(Instant::now() + settings.header_read_timeout));
             let mut armed = true;
 
@@ -158,27 +165,31 @@ impl Settings {
                 if cut.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Ended::Cut);
                 }
-                if !closing && let Poll::Ready(grace) = leave.as_mut().poll(cx) {
-                    closing = true;
-                    grace_end = grace.map(|grace| Instant::now() + grace);
-                    connection.as_mut().graceful_shutdown();
+                if !aged.load(Ordering::Relaxed) && age.as_mut().poll(cx).is_ready() {
+                    aged.store(true, Ordering::Relaxed);
+                    end = Some(Instant::now() + settings.grace);
                 }
-                if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                    if let Err(error) = result {
-                        tracing::debug!(peer = %peer.0, error = %error, "connection failed");
-                    }
-                    return Poll::Ready(Ended::ByPeerOrAnswer);
-                }
-                // Only an earlier deadline moves the timer at once; a later
-                // one is noticed when the timer fires. So a busy connection
-                // does not touch the timer wheel for each request.
-                let deadline = watch
-                    .deadline(settings.header_read_timeout, settings.keep_alive_idle)
-                    .into_iter()
-                    .chain(grace_end)
-                    .min();
+                // The listener's drain deadline cuts those that take too long.
+                stopped = stopped || stopping.as_mut().poll(cx).is_ready();
+                let patience = Patience {
+                    head: settings.header_read_timeout,
+                    silence: if stopped {
+                        settings.keep_alive_idle.min(SILENCE_AT_END)
+                    } else {
+                        settings.keep_alive_idle
+                    },
+                };
                 loop {
-                    let Some(deadline) = deadline else {
+                    if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                        if let Err(error) = result {
+                            tracing::debug!(peer = %peer.0, error = %error, "connection failed");
+                        }
+                        return Poll::Ready(Ended::ByPeerOrAnswer);
+                    }
+                    // Only an earlier deadline moves the timer at once; a later one is noticed when the timer
+                    // fires. So a busy connection does not touch the timer wheel for each request.
+                    let silent = watch.deadline(patience).filter(|_| !closing);
+                    let Some(deadline) = silent.into_iter().chain(end).min() else {
                         return Poll::Pending;
                     };
                     if !armed || deadline < timer.deadline() {
@@ -189,9 +200,17 @@ impl Settings {
                         return Poll::Pending;
                     }
                     armed = false;
-                    if Instant::now() >= deadline {
+                    let now = Instant::now();
+                    if now < deadline {
+                        continue;
+                    }
+                    if closing || end.is_some_and(|end| end <= now) || !watch.is_idle() {
                         return Poll::Ready(Ended::TooLong);
                     }
+                    // Nothing is owed to an idle peer but a farewell instead of a reset.
+                    closing = true;
+                    end = Some(end.map_or(now + CLOSE_MAX, |end| end.min(now + CLOSE_MAX)));
+                    connection.as_mut().graceful_shutdown();
                 }
             })
             .await;

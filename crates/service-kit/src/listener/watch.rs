@@ -3,12 +3,14 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use crate::linger::Linger;
 use crate::tls::Stream;
 
 /// The state of one connection, shared by its socket, its service and its
@@ -19,9 +21,20 @@ pub(super) struct Watch {
     state: Arc<Mutex<State>>,
 }
 
+/// How long a connection may be in a state that it is not cut in at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// For a whole head, from its first byte; from the accept for the first.
+    pub(super) head: Duration,
+    /// For the first byte after the accept, and for the next request's.
+    pub(super) silence: Duration,
+}
+
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// A head is expected or half read, since then.
+    /// Accepted at that time, and nothing has come since.
+    Fresh(Instant),
+    /// A head is half read, and has been expected since then.
     Head(Instant),
     /// A request is being served or its answer written.
     Busy,
@@ -32,7 +45,7 @@ enum State {
 impl Watch {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            state: Arc::new(Mutex::new(State::Head(now))),
+            state: Arc::new(Mutex::new(State::Fresh(now))),
         }
     }
 
@@ -51,20 +64,27 @@ impl Watch {
 
     fn bytes_came(&self) {
         self.update(|state| match state {
+            State::Fresh(since) => State::Head(since),
             State::Idle(_) => State::Head(Instant::now()),
             other => other,
         });
     }
 
+    fn state(&self) -> State {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says whether an answer is out and no further request has begun.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.state(), State::Idle(_))
+    }
+
     /// Returns when the connection is to be closed if nothing changes.
-    pub(super) fn deadline(
-        &self,
-        header_read_timeout: std::time::Duration,
-        keep_alive_idle: std::time::Duration,
-    ) -> Option<Instant> {
-        match *self.state.lock().unwrap_or_else(PoisonError::into_inner) {
-            State::Head(since) => Some(since + header_read_timeout),
-            State::Idle(since) => Some(since + keep_alive_idle),
+    pub(super) fn deadline(&self, patience: Patience) -> Option<Instant> {
+        match self.state() {
+            State::Fresh(since) => Some(since + patience.head.min(patience.silence)),
+            State::Head(since) => Some(since + patience.head),
+            State::Idle(since) => Some(since + patience.silence),
             State::Busy => None,
         }
     }
@@ -110,11 +130,22 @@ impl HttpBody for WatchedBody {
     }
 }
 
-/// A connection that tells its [`Watch`] about bytes that came in; with TLS those
-/// that were sealed in it.
+/// A connection that tells its [`Watch`] about bytes that came in, with TLS those
+/// that were sealed in it, and that closes with care.
 pub(super) struct WatchedStream {
-    pub(super) stream: Stream,
-    pub(super) watch: Watch,
+    stream: Stream,
+    watch: Watch,
+    linger: Linger,
+}
+
+impl WatchedStream {
+    pub(super) fn new(stream: Stream, watch: Watch) -> Self {
+        Self {
+            stream,
+            watch,
+            linger: Linger::default(),
+        }
+    }
 }
 
 impl AsyncRead for WatchedStream {
@@ -158,6 +189,7 @@ impl AsyncWrite for WatchedStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        this.linger.poll_shutdown(&mut this.stream, cx)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration as StdDuration, Instant};
 
 use service_kit::config::Duration;
@@ -14,7 +15,7 @@ use super::soon;
 mod names;
 mod replica;
 
-use replica::{Replica, call, open};
+use replica::{Replica, call, call_in_vain, open};
 
 /// Long enough that it never comes during a test.
 const NEVER: Duration = Duration::from_secs(60);
@@ -132,6 +133,51 @@ async fn a_call_on_a_dead_replica_fails_at_once_and_the_next_goes_elsewhere() {
         let fine = answers.get(&Ok(lives.name())).copied().unwrap_or_default();
         assert!(fine >= 49, "{answers:?}");
     }
+}
+
+/// The calls meet the good-bye, the closed connection and the closed port before any question for health does.
+#[tokio::test]
+async fn a_server_that_ends_in_order_fails_no_call() {
+    let mut both: [Replica; 2] = start().await;
+    let channel = over(&both, config());
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let callers: Vec<_> = (0..8)
+        .map(|_| {
+            let (channel, stopped) = (channel.clone(), stopped.clone());
+            tokio::spawn(async move {
+                let mut calls = 0;
+                while !*stopped.borrow() {
+                    soon("answer", call(&channel)).await.unwrap();
+                    calls += 1;
+                }
+                calls
+            })
+        })
+        .collect();
+    for round in 0..10 {
+        let at = round % 2;
+        soon("end", both[at].end()).await;
+        both[at].revive().await;
+        // The next one ends only when this one takes calls again.
+        let back = both[at].name();
+        until(&channel, "return", |answer| *answer == Ok(back.clone())).await;
+    }
+    stop.send(true).unwrap();
+    for caller in callers {
+        assert!(caller.await.unwrap() > 10);
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_a_server_may_have_acted_on_is_not_made_again() {
+    let both: [Replica; 2] = start().await;
+    let channel = over(&both, config());
+    soon("failure", call_in_vain(&channel)).await;
+    let times: usize = both
+        .iter()
+        .map(|one| one.failed.load(Ordering::SeqCst))
+        .sum();
+    assert_eq!(times, 1);
 }
 
 #[tokio::test]

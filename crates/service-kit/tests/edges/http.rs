@@ -376,6 +376,86 @@ async fn drain_accepts_at_first_then_finishes_what_is_in_flight() {
 }
 
 #[tokio::test]
+async fn answers_of_a_draining_listener_are_the_last_on_their_connections() {
+    let edge = start(short()).await;
+    let mut stream = edge.connect().await;
+    let before = ask_peer(&mut stream).await;
+    assert!(!before.contains("connection: close"), "{before}");
+    edge.shutdown.advance(Phase::Draining);
+    for mut stream in [stream, edge.connect().await] {
+        send(&mut stream, PEER).await;
+        let last = until_closed(&mut stream).await;
+        assert!(last.starts_with("HTTP/1.1 200"), "{last}");
+        assert!(last.contains("connection: close"), "{last}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_connected_before_stopping_gets_an_answer() {
+    let shutdown = Shutdown::new();
+    let router = Router::new().route("/peer", get(async || "here"));
+    let listener = HttpListener::bind(([127, 0, 0, 1], 0).into(), short())
+        .await
+        .unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..10 {
+        let mut stream = TcpStream::connect(listener.local_addr()).await.unwrap();
+        send(&mut stream, PEER).await;
+        waiting.push(stream);
+    }
+    // Nobody was accepted so far.
+    shutdown.advance(Phase::Stopping);
+    let serving = tokio::spawn(listener.serve(router, shutdown));
+    for mut stream in waiting {
+        let answer = until_closed(&mut stream).await;
+        assert!(answer.ends_with("here"), "{answer}");
+    }
+    soon("end", serving).await.unwrap();
+}
+
+/// A request may be on its way when the other side decides to close.
+#[tokio::test]
+async fn a_connection_that_was_in_use_just_now_is_not_closed_at_once_when_stopping_begins() {
+    let limits = HttpLimits {
+        keep_alive_idle: Duration::from_mins(5),
+        header_read_timeout: Duration::from_secs(60),
+        ..short()
+    };
+    let edge = start(limits).await;
+    let fresh = edge.connect().await;
+    let mut used = edge.connect().await;
+    ask_peer(&mut used).await;
+    let mut silent = edge.connect().await;
+    ask_peer(&mut silent).await;
+    edge.shutdown.advance(Phase::Stopping);
+    for mut stream in [fresh, used] {
+        send(&mut stream, PEER).await;
+        let last = until_closed(&mut stream).await;
+        assert!(last.contains("connection: close"), "{last}");
+    }
+    assert_eq!(until_closed(&mut silent).await, "");
+    soon("end", edge.serving).await.unwrap();
+}
+
+/// More is on its way than the kernel holds when the answer is written: a reset would overtake it.
+#[tokio::test]
+async fn the_answer_to_a_body_that_nobody_reads_arrives() {
+    let edge = start(short()).await;
+    let mut stream = edge.connect().await;
+    let head = "GET /peer HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..10 {
+        stream.write_all(&[b'x'; 10_000]).await.unwrap();
+        tokio::time::sleep(StdDuration::from_millis(1)).await;
+    }
+    let mut answer = String::new();
+    soon("close", stream.read_to_string(&mut answer))
+        .await
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
 async fn drain_cuts_what_does_not_finish_in_time() {
     let edge = start(HttpLimits {
         drain_timeout: Duration::from_millis(200),

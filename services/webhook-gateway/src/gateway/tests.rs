@@ -159,6 +159,42 @@ async fn a_callback_goes_through_to_pass_state_and_the_service_ends_in_order() {
         .unwrap();
 }
 
+/// Its sender has no other way to learn that the gateway is about to end than the answer.
+#[tokio::test]
+async fn a_callback_on_a_connection_from_before_is_stored_though_the_gateway_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let peer = PassState::start().await;
+    let gateway = Gateway::build(config(peer.addr), dependencies(dir.path()))
+        .await
+        .unwrap();
+    let (http, observer) = (gateway.http_addr(), gateway.observer());
+    let shutdown = Shutdown::new();
+    let running = tokio::spawn(gateway.run(shutdown.clone()));
+    let mut stream = TcpStream::connect(http).await.unwrap();
+    let body = r#"{"kind":"INSTALLED","pass":"p-1"}"#;
+    let head = format!(
+        "POST /webhooks/plain HTTP/1.1\r\nhost: x\r\nauthorization: {SECRET}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    shutdown.advance(Phase::Stopping);
+    stream.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(SOON, stream.read_to_string(&mut answer))
+        .await
+        .expect("the connection ends")
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+    timeout(SOON, running)
+        .await
+        .expect("the gateway ends")
+        .unwrap()
+        .unwrap();
+    assert_eq!(observer.books().total(Tally::Stored), 1);
+    assert_eq!(observer.spool().last_durable.0, 1);
+}
+
 #[tokio::test]
 async fn without_pass_state_the_gateway_is_ready_and_keeps_accepting() {
     let dir = tempfile::tempdir().unwrap();

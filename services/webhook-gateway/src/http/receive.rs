@@ -247,9 +247,6 @@ impl Call<'_> {
                 },
             );
         };
-        if self.edge.shutdown.is_stopping() {
-            return Refused::because(Tally::Stopping, Problem::Stopping);
-        }
         if let Err(after) = self.entry.rate.look() {
             return Refused::because(Tally::Limited, Problem::RateLimited { after });
         }

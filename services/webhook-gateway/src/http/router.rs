@@ -13,7 +13,6 @@ use opentelemetry::Context;
 use pass_spool::Spool;
 use service_kit::clock::Clock;
 use service_kit::listener::BodyTimeouts;
-use service_kit::shutdown::Shutdown;
 use service_kit::telemetry::{self, Sampling};
 use tokio::sync::watch;
 use tracing::field::Empty;
@@ -47,7 +46,6 @@ pub(crate) struct Edge {
     pub(super) sampling: Sampling,
     /// Absent if nobody looks at metrics.
     pub(super) ack_duration: Option<AckDuration>,
-    pub(super) shutdown: Shutdown,
 }
 
 impl Edge {
@@ -65,7 +63,6 @@ impl Edge {
         forward: watch::Receiver<ForwardStatus>,
         sampling: Sampling,
         ack_duration: Option<AckDuration>,
-        shutdown: Shutdown,
     ) -> Self {
         let body_bytes_max = http.body_bytes_max.as_usize();
         Self {
@@ -84,7 +81,6 @@ impl Edge {
             body_timeouts: http.limits.body,
             sampling,
             ack_duration,
-            shutdown,
         }
     }
 

@@ -16,7 +16,6 @@ use pass_sources::{RefusalCause, SourceConfig};
 use pass_spool::{AppendError, Sequence, Spool};
 use serde_json::Value;
 use service_kit::listener::PeerAddr;
-use service_kit::shutdown::Shutdown;
 use service_kit::telemetry::Sampling;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -41,7 +40,6 @@ struct Rig {
     waiters: Arc<Waiters>,
     forward: watch::Sender<ForwardStatus>,
     clock: TestClock,
-    shutdown: Shutdown,
     _dir: Option<TempDir>,
 }
 
@@ -89,7 +87,7 @@ impl Rig {
             Sampling::OFF
         };
         let waiters = Arc::new(Waiters::new(ack.waiters_max, true));
-        let (clock, shutdown) = (TestClock::new(), Shutdown::new());
+        let clock = TestClock::new();
         let forward = watch::Sender::new(ForwardStatus::default());
         let edge = Edge::new(
             http,
@@ -101,7 +99,6 @@ impl Rig {
             forward.subscribe(),
             sampling,
             None,
-            shutdown.clone(),
         );
         Self {
             router: router(Arc::new(edge)),
@@ -110,7 +107,6 @@ impl Rig {
             waiters,
             forward,
             clock,
-            shutdown,
             _dir: None,
         }
     }

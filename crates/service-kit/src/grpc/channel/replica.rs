@@ -25,6 +25,7 @@ use tower::{Service as _, ServiceExt as _};
 
 use super::Credentials;
 use super::endpoint::Target;
+use super::lent::lend;
 use crate::config::Duration;
 use crate::grpc::ChannelConfig;
 
@@ -154,19 +155,30 @@ impl Replica {
     pub(super) async fn call(
         self: Arc<Self>,
         mut request: Request<Body>,
-    ) -> Result<Response<Body>, StdError> {
+    ) -> Result<Response<Body>, FailedCall> {
         self.credentials.authorize(request.headers_mut());
         let mut connection = self.connection.clone();
         let open = OpenCall::new(self);
+        let (head, lent, back) = lend(request);
         let answer = match connection.ready().await {
-            Ok(ready) => ready.call(request).await,
-            Err(error) => Err(error),
+            Ok(ready) => {
+                ready
+                    .call(Request::from_parts(head.clone(), Body::new(lent)))
+                    .await
+            }
+            Err(error) => {
+                drop(lent);
+                Err(error)
+            }
         };
         match answer {
             Ok(answer) => Ok(answer.map(|inner| Body::new(Watched { inner, open }))),
             Err(error) => {
                 open.0.suspect("a call failed before its answer");
-                Err(error.into())
+                Err(FailedCall {
+                    error: error.into(),
+                    untaken: back.take().map(|body| Request::from_parts(head, body)),
+                })
             }
         }
     }
@@ -221,6 +233,13 @@ fn judge(answer: Result<ServingStatus, Status>) -> (Standing, &'static str) {
             _ => (Standing::Serving, "it answers, but not about its health"),
         },
     }
+}
+
+/// A call that got no answer.
+pub(super) struct FailedCall {
+    pub(super) error: StdError,
+    /// The request as it was, if the server can't have begun to act on it.
+    pub(super) untaken: Option<Request<Body>>,
 }
 
 /// Counts a call as open until it is dropped.

@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration as StdDuration;
 
 use axum::Router;
@@ -11,7 +13,7 @@ use axum::response::Response;
 use axum::routing::post;
 use bytes::Bytes;
 use service_kit::grpc::{Channel, GrpcLimits, GrpcListener, server};
-use service_kit::shutdown::Shutdown;
+use service_kit::shutdown::{Phase, Shutdown};
 use tokio::task::JoinHandle;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::service::Routes;
@@ -23,7 +25,10 @@ use tonic_health::server::HealthReporter;
 pub(super) struct Replica {
     addr: SocketAddr,
     reporter: HealthReporter,
+    shutdown: Shutdown,
     serving: Option<JoinHandle<()>>,
+    /// Calls that it failed after it had their message.
+    pub(super) failed: Arc<AtomicUsize>,
 }
 
 /// A stream that never sends anything.
@@ -48,22 +53,32 @@ impl Replica {
         let listener = GrpcListener::bind(addr, limits.clone()).await.unwrap();
         let addr = listener.local_addr();
         let (reporter, health) = tonic_health::server::health_reporter();
+        let failed = Arc::new(AtomicUsize::new(0));
+        let fails = Arc::clone(&failed);
         let mut routes = Routes::from(
             Router::new()
                 .route("/kit/Who", post(async move || who(addr)))
+                .route(
+                    "/kit/Fail",
+                    post(async move |request| fail(&fails, request).await),
+                )
                 .route("/kit/Stay", post(async move |request| stay(addr, &request))),
         );
         if with_health {
             routes = routes.add_service(health);
         }
         let router = server(&limits).add_routes(routes);
-        let serving = tokio::spawn(async move {
-            listener.serve(router, Shutdown::new()).await.unwrap();
+        let shutdown = Shutdown::new();
+        let serving = tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move { listener.serve(router, shutdown).await.unwrap() }
         });
         Self {
             addr,
             reporter,
+            shutdown,
             serving: Some(serving),
+            failed,
         }
     }
 
@@ -72,7 +87,9 @@ impl Replica {
         Self {
             addr: self.addr,
             reporter: self.reporter.clone(),
+            shutdown: self.shutdown.clone(),
             serving: None,
+            failed: Arc::clone(&self.failed),
         }
     }
 
@@ -103,6 +120,12 @@ impl Replica {
         let _ = serving.await;
     }
 
+    /// Has it end in order.
+    pub(super) async fn end(&mut self) {
+        self.shutdown.advance(Phase::Stopping);
+        self.serving.take().unwrap().await.unwrap();
+    }
+
     /// Starts it anew at the same address.
     pub(super) async fn revive(&mut self) {
         *self = Self::run(self.addr, true).await;
@@ -122,6 +145,15 @@ fn who(addr: SocketAddr) -> Response {
     Status::already_exists(addr.to_string()).into_http()
 }
 
+/// Takes the message and breaks the call off.
+async fn fail(count: &AtomicUsize, request: HttpRequest) -> Response {
+    axum::body::to_bytes(request.into_body(), 1024)
+        .await
+        .unwrap();
+    count.fetch_add(1, Ordering::SeqCst);
+    panic!("on purpose")
+}
+
 fn stay(addr: SocketAddr, request: &HttpRequest) -> Response {
     let silence = futures_util::stream::pending::<Result<Bytes, Infallible>>();
     Response::builder()
@@ -134,12 +166,21 @@ fn stay(addr: SocketAddr, request: &HttpRequest) -> Response {
 
 /// Asks whoever takes the call for its name.
 pub(super) async fn call(channel: &Channel) -> Result<String, Code> {
+    unary(channel, "/kit/Who").await
+}
+
+/// Makes a call that breaks off after its message has arrived.
+pub(super) async fn call_in_vain(channel: &Channel) -> Code {
+    unary(channel, "/kit/Fail").await.unwrap_err()
+}
+
+async fn unary(channel: &Channel, path: &'static str) -> Result<String, Code> {
     let mut client = tonic::client::Grpc::new(channel.clone());
     client.ready().await.unwrap();
     let answer = client
         .unary::<(), (), _>(
             Request::new(()),
-            PathAndQuery::from_static("/kit/Who"),
+            PathAndQuery::from_static(path),
             tonic_prost::ProstCodec::default(),
         )
         .await;

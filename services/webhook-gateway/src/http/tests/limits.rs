@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use axum::body::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use pass_spool::AppendError;
-use service_kit::shutdown::Phase;
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -181,20 +180,6 @@ async fn a_full_spool_pushes_back_and_takes_again_once_it_drains() {
         }
     });
     settled.await.unwrap();
-}
-
-#[tokio::test]
-async fn a_gateway_that_stops_refuses_and_one_that_drains_does_not() {
-    let rig = Rig::stub(Ok(Sequence(1)));
-    rig.shutdown.advance(Phase::Draining);
-    assert_eq!(
-        rig.ask(post("/webhooks/plain", event("p"))).await.status,
-        200
-    );
-    rig.shutdown.advance(Phase::Stopping);
-    rig.ask(post("/webhooks/plain", event("p")))
-        .await
-        .is_problem(503, "stopping");
 }
 
 #[tokio::test]
