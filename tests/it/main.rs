@@ -7,6 +7,7 @@
 
 mod access;
 mod crash;
+mod drain;
 mod end_to_end;
 mod failover;
 mod hostile;

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST};
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -227,42 +228,64 @@ impl Caller {
         }
     }
 
-    async fn send_now(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, NoAnswer> {
-        let usable = match &mut self.connection {
-            Some(open) => open.ready().await.is_ok(),
-            None => false,
-        };
-        if !usable {
-            let address = self.addresses[self.current];
-            self.connection = Some(match &self.tls {
-                None => connect(address).await?,
-                Some(pki) => {
-                    let stream = pki.https(address).await;
-                    shake_hands(stream.map_err(|error| NoAnswer::NotSent(format!("{error:#}")))?)
-                        .await?
+    /// Sends a request; once more where the kept connection was closed before the request went out, as every client does.
+    async fn send_now(&mut self, mut request: Request<Full<Bytes>>) -> Result<Answer, NoAnswer> {
+        loop {
+            let kept = match &mut self.connection {
+                Some(open) => open.ready().await.is_ok(),
+                None => false,
+            };
+            if !kept {
+                self.connection = Some(self.connect().await?);
+            }
+            let connection = self
+                .connection
+                .as_mut()
+                .expect("it was just opened if it was not");
+            match connection.try_send_request(request).await {
+                Ok(answer) => return self.read(answer).await,
+                Err(mut error) => {
+                    self.connection = None;
+                    // Only what was not sent comes back.
+                    match error.take_message() {
+                        Some(same) if kept => request = same,
+                        Some(_) => return Err(NoAnswer::NotSent(error.into_error().to_string())),
+                        None => return Err(NoAnswer::Lost(error.into_error().to_string())),
+                    }
                 }
-            });
+            }
         }
-        let connection = self
-            .connection
-            .as_mut()
-            .expect("it was just opened if it was not");
-        let answer = async {
-            let (head, body) = connection.send_request(request).await?.into_parts();
-            let body = body.collect().await?.to_bytes();
-            Ok::<_, hyper::Error>(Answer {
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
+        let address = self.addresses[self.current];
+        match &self.tls {
+            None => connect(address).await,
+            Some(pki) => {
+                let stream = pki.https(address).await;
+                shake_hands(stream.map_err(|error| NoAnswer::NotSent(format!("{error:#}")))?).await
+            }
+        }
+    }
+
+    async fn read(&mut self, answer: Response<Incoming>) -> Result<Answer, NoAnswer> {
+        let (head, body) = answer.into_parts();
+        match body.collect().await {
+            Ok(body) => Ok(Answer {
                 status: head.status,
                 headers: head.headers,
-                body,
-            })
-        };
-        match answer.await {
-            Ok(answer) => Ok(answer),
+                body: body.to_bytes(),
+            }),
             Err(error) => {
                 self.connection = None;
                 Err(NoAnswer::Lost(error.to_string()))
             }
         }
+    }
+
+    /// Closes the connection, so that the next request goes over a fresh one.
+    pub fn close(&mut self) {
+        self.connection = None;
     }
 }
 

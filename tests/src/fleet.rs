@@ -18,7 +18,7 @@ use pass_proto::v1;
 use pass_spool::{EmbeddedOptions, EmbeddedSpool, Spool as _};
 use service_kit::tls::Connector;
 use tempfile::TempDir;
-use test_kit::{TestNats, TestPostgres, wait_for};
+use test_kit::{Backend, TestNats, TestPostgres, wait_for};
 use tokio::time::Instant;
 
 use crate::callback::Callback;
@@ -45,6 +45,8 @@ pub struct Programs {
 /// What differs from one test to another. All services of a kind have the same.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// Both services' `drain_delay`. Default 50 ms.
+    pub drain_delay: Option<Duration>,
     /// Keys of the gateway's `[spool]`, or of its `[spool.jetstream]`.
     pub spool_keys: String,
     /// Keys of the gateway's `[http.limits]`.
@@ -250,6 +252,16 @@ impl Fleet {
     /// Where the replicas of pass-state answer gRPC.
     pub fn grpc_addresses(&self) -> Vec<SocketAddr> {
         self.states.iter().map(Member::address).collect()
+    }
+
+    /// The gateways, for a balancer.
+    pub fn gateway_backends(&self) -> Vec<Backend> {
+        self.gateways.iter().map(Member::backend).collect()
+    }
+
+    /// The replicas of pass-state, for a balancer.
+    pub fn state_backends(&self) -> Vec<Backend> {
+        self.states.iter().map(Member::backend).collect()
     }
 
     /// Clients of one replica. With TLS they show the certificate `reader`.

@@ -17,6 +17,7 @@ pub mod fleet;
 pub mod follower;
 pub mod history;
 pub mod oracle;
+pub mod rolling;
 pub mod service;
 pub mod slow;
 pub mod sources;

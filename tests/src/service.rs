@@ -255,6 +255,14 @@ impl Service {
         Ok(false)
     }
 
+    /// Sends a signal and waits for nothing.
+    ///
+    /// # Errors
+    /// If it can't be sent.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill_process(self.pid, signal)?)
+    }
+
     /// Sends SIGTERM and waits for the end, whatever it is.
     ///
     /// # Errors

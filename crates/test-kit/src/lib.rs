@@ -1,10 +1,11 @@
 //! What the test suites of several crates share: waiting for a condition, ports that stay ours, real servers
 //! that a test may stop and kill ([`TestPostgres`], [`TestNats`]), a network that fails on request
-//! ([`ChaosProxy`]), certificates ([`pki`]), and the outside programs that tests use.
+//! ([`ChaosProxy`]) or follows readiness ([`Balancer`]), certificates ([`pki`]), and the outside programs that tests use.
 //!
 //! It knows nothing of passes, spools or services, and is a dependency of tests only. Start reading at
 //! [`wait_for`].
 
+mod balancer;
 mod home;
 mod nats;
 pub mod pki;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 
+pub use balancer::{Backend, Balanced, Balancer};
 pub use nats::{NatsSettings, TestNats};
 pub use ports::PortLease;
 pub use postgres::TestPostgres;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::member::Ports;
 use super::{Database, Layout, Options, SpoolKind};
@@ -11,6 +12,8 @@ use crate::tls::Pki;
 /// Small segments, so that a test goes through several.
 pub(super) const SEGMENT_BYTES: u64 = 1 << 20;
 pub(super) const SPOOL_BYTES: u64 = 256 << 20;
+/// A test that looks at something else does not wait for balancers that it does not have.
+const DRAIN_DELAY: Duration = Duration::from_millis(50);
 /// Largest record that [`super::Fleet::finish`] must be able to read: less than a segment.
 pub(super) const RECORD_BYTES: usize = 512 << 10;
 
@@ -35,7 +38,7 @@ pub(super) fn gateway_config(
     format!(
         r#"
 gateway_id = "gateway-{index}"
-drain_delay = "50ms"
+drain_delay = "{}ms"
 
 [http]
 listen = "{}"
@@ -60,6 +63,7 @@ retry_max = "200ms"
 {}
 {}
 "#,
+        drain_delay_ms(options),
         ports.public.address(),
         options.http_limit_keys,
         ports.admin.address(),
@@ -69,6 +73,10 @@ retry_max = "200ms"
         tables(options, Pki::gateway_tables),
         sources_toml(),
     )
+}
+
+fn drain_delay_ms(options: &Options) -> u128 {
+    options.drain_delay.unwrap_or(DRAIN_DELAY).as_millis()
 }
 
 /// The tables of a service that speaks TLS, if it does.
@@ -97,7 +105,7 @@ pub(super) fn state_config(ports: &Ports, layout: &Layout) -> String {
     let options = &layout.options;
     let mut text = format!(
         r#"
-drain_delay = "50ms"
+drain_delay = "{}ms"
 
 [grpc]
 listen = "{}"
@@ -110,6 +118,7 @@ listen = "{}"
 {}
 {}
 "#,
+        drain_delay_ms(options),
         ports.public.address(),
         ports.admin.address(),
         options.writer_keys,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use test_kit::PortLease;
+use test_kit::{Backend, PortLease};
 
 use crate::service::{Recipe, Service, Strace};
 
@@ -88,6 +88,14 @@ impl Member {
     /// Where it takes callbacks or answers gRPC.
     pub fn address(&self) -> SocketAddr {
         self.ports.public.address()
+    }
+
+    /// It behind a balancer.
+    pub fn backend(&self) -> Backend {
+        Backend {
+            address: self.ports.public.address(),
+            admin: self.ports.admin.address(),
+        }
     }
 
     /// The directory that it keeps its data in.

@@ -5,10 +5,10 @@
 //! the fewest calls open from here, then chance. One background task looks
 //! host names up again and asks each address for its health; a call or stream
 //! that breaks puts its address last at once and has it asked again at once. A
-//! call of which no server can have a message, because its connection just
-//! closed, was closing (GOAWAY) or could not be made, is made again, where it
-//! can be at another address: three attempts in all (`channel/lent.rs`). Any
-//! other failure is the caller's, who alone knows whether repeating it is safe.
+//! call that no server can have acted on, because its connection just closed,
+//! was closing (GOAWAY) or could not be made, is made again, where it can be at
+//! another address: six attempts, within `connect_timeout` (`channel/lent.rs`).
+//! Any other failure is the caller's, who alone knows whether repeating it is safe.
 //! An address that is gone keeps the streams that it carries and gets no new
 //! calls. The task ends when the last clone of the channel is dropped.
 //!
@@ -38,6 +38,7 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::StdError;
@@ -59,8 +60,8 @@ pub use upkeep::{Resolve, SystemResolver};
 
 use replica::{FailedCall, Replica, View};
 
-/// How often a call is tried while no server takes it.
-const ATTEMPTS_MAX: usize = 3;
+/// How often a call is tried while no server takes it, as long as `connect_timeout` has not passed.
+const ATTEMPTS_MAX: usize = 6;
 
 /// A client's side of gRPC connections. Every key has a default and a ceiling.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -204,6 +205,8 @@ pub fn channel(
 #[derive(Clone, Debug)]
 pub struct Channel {
     view: watch::Receiver<View>,
+    /// How long a call may go from one address to another.
+    patience: std::time::Duration,
 }
 
 impl Channel {
@@ -220,16 +223,17 @@ impl Channel {
         resolver: Arc<dyn Resolve>,
     ) -> Result<Self, EndpointError> {
         let targets = config.endpoint.targets(credentials)?;
+        let patience = config.connect_timeout.get();
         if let [target] = targets.as_slice()
             && let Some(address) = target.address()
         {
             let replica = Replica::new(address, target, config, Arc::new(Notify::new()));
             let (_, view) = watch::channel(View::only(replica));
-            return Ok(Self { view });
+            return Ok(Self { view, patience });
         }
         let (sender, view) = watch::channel(View::default());
         tokio::spawn(upkeep::run(sender, targets, config.clone(), resolver));
-        Ok(Self { view })
+        Ok(Self { view, patience })
     }
 }
 
@@ -245,21 +249,25 @@ impl Service<Request<Body>> for Channel {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let mut view = self.view.clone();
+        let patience = self.patience;
         Box::pin(async move {
             let mut request = request;
-            for attempt in 1.. {
+            let began = Instant::now();
+            let mut tried = Vec::new();
+            loop {
                 // An error means that the task is gone, which only a panic explains.
                 let chosen = match view.wait_for(|view| view.settled).await {
-                    Ok(view) => view.choose(),
+                    Ok(view) => view.choose(&tried),
                     Err(_) => None,
                 };
                 let Some(replica) = chosen else { break };
+                tried.push(replica.address());
                 match replica.call(request).await {
                     Ok(answer) => return Ok(answer),
                     Err(FailedCall {
                         untaken: Some(same),
                         error,
-                    }) if attempt < ATTEMPTS_MAX => {
+                    }) if tried.len() < ATTEMPTS_MAX && began.elapsed() < patience => {
                         tracing::debug!(%error, "nobody took a call; making it again");
                         request = same;
                     }

@@ -306,11 +306,14 @@ impl<'a> Session<'a> {
                 if let Some(failure) = self.held.take() {
                     return Err(failure);
                 }
-                if last_call.is_some() {
+                if last_call.is_some() && self.has_sent_everything() {
                     return Ok(());
                 }
             }
-            let room = if last_call.is_none() && self.held.is_none() {
+            // What was accepted last is sent, too, as far as there is time.
+            let in_time =
+                last_call.is_none_or(|end| Instant::now() < end && !self.has_sent_everything());
+            let room = if in_time && self.held.is_none() {
                 window.room()
             } else {
                 None
@@ -358,6 +361,12 @@ impl<'a> Session<'a> {
                 }
             }
         }
+    }
+
+    /// Says whether nothing is left in the spool that was not sent on this stream. Only asked at the end, when nothing
+    /// more comes in.
+    fn has_sent_everything(&self) -> bool {
+        self.forwarder.spool.status().last_durable.0 < self.expected
     }
 
     /// Makes a batch of leased records. One that can't be read ends the batch before it, and the stream once

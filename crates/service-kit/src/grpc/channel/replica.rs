@@ -63,12 +63,17 @@ impl View {
         }
     }
 
-    /// Picks who takes the next call; `None` if nobody is known.
-    pub(super) fn choose(&self) -> Option<Arc<Replica>> {
+    /// Picks who takes the next call, where it can be one that has not failed to take it (`tried`); `None` if nobody is
+    /// known.
+    pub(super) fn choose(&self, tried: &[SocketAddr]) -> Option<Arc<Replica>> {
         if let [only] = self.replicas.as_slice() {
             return Some(Arc::clone(only));
         }
-        let ranked: Vec<_> = self.replicas.iter().map(|one| (one.rank(), one)).collect();
+        let rank = |one: &Replica| {
+            let tried = tried.iter().filter(|tried| **tried == one.address).count();
+            (Reverse(tried), one.rank())
+        };
+        let ranked: Vec<_> = self.replicas.iter().map(|one| (rank(one), one)).collect();
         let best = ranked.iter().map(|(rank, _)| *rank).max()?;
         let mut equals = ranked.iter().filter(|(rank, _)| *rank == best);
         let count = u64::try_from(equals.clone().count()).ok()?;
@@ -175,9 +180,10 @@ impl Replica {
             Ok(answer) => Ok(answer.map(|inner| Body::new(Watched { inner, open }))),
             Err(error) => {
                 open.0.suspect("a call failed before its answer");
+                let untaken = back.take(&error);
                 Err(FailedCall {
                     error: error.into(),
-                    untaken: back.take().map(|body| Request::from_parts(head, body)),
+                    untaken: untaken.map(|body| Request::from_parts(head, body)),
                 })
             }
         }
@@ -238,7 +244,7 @@ fn judge(answer: Result<ServingStatus, Status>) -> (Standing, &'static str) {
 /// A call that got no answer.
 pub(super) struct FailedCall {
     pub(super) error: StdError,
-    /// The request as it was, if the server can't have begun to act on it.
+    /// The request as it was, if the server can't have acted on it.
     pub(super) untaken: Option<Request<Body>>,
 }
 
