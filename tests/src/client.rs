@@ -219,7 +219,7 @@ impl Caller {
             .header(CONTENT_LENGTH, body.len())
             .body(Full::new(body))
             .map_err(|error| NoAnswer::NotSent(error.to_string()))?;
-        match tokio::time::timeout(ANSWER_LIMIT, self.send_now(request)).await {
+        match tokio::time::timeout(ANSWER_LIMIT, Box::pin(self.send_now(request))).await {
             Ok(answer) => answer,
             Err(_) => {
                 self.connection = None;
@@ -236,7 +236,7 @@ impl Caller {
                 None => false,
             };
             if !kept {
-                self.connection = Some(self.connect().await?);
+                self.connection = Some(Box::pin(self.connect()).await?);
             }
             let connection = self
                 .connection
