@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use pass_proto::v1;
 use pass_proto::v1::subscribe_request::Start;
-use system_tests::callback::Callback;
+use system_tests::callback::{Callback, standard};
 use system_tests::client::{Caller, Outcome};
+use system_tests::fleet::{Database, Fleet, Layout};
 use system_tests::stand::{Options, Stand};
-use test_kit::{tool, wait_for};
+use test_kit::{TestPostgres, tool, wait_for};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
@@ -295,6 +296,49 @@ async fn after_the_main_job_both_services_show_what_the_table_says_and_nothing_e
     }
     drop(live);
     stand.finish().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_writes_nothing_shows_the_same_books() {
+    let postgres = TestPostgres::start().await.unwrap();
+    let layout = Layout {
+        gateways: 1,
+        states: 2,
+        database: Database::on(&postgres).await.unwrap(),
+        ..Layout::default()
+    };
+    let fleet = Fleet::started(&programs(), &layout).await.unwrap();
+    let callbacks: Vec<_> = (0..5)
+        .map(|at| standard("CREATED", &format!("pass-{at}"), at, None))
+        .collect();
+    fleet
+        .load(callbacks, 1, Duration::from_secs(30))
+        .await
+        .unwrap();
+    wait_for(
+        "both replicas to show the books",
+        Duration::from_secs(30),
+        async || {
+            let mut writers = 0;
+            for state in &fleet.states {
+                let text = scrape(state.service()).await;
+                for sample in [
+                    "passline_books_facts{outcome=\"event\"}",
+                    "passline_log_head_position",
+                ] {
+                    if value(&text, sample)? != 5.0 {
+                        return Err(format!("{sample} in\n{text}"));
+                    }
+                }
+                writers += usize::from(text.contains("passline_events_recorded_total{"));
+            }
+            assert_eq!(writers, 1, "one stream goes to one replica");
+            Ok(())
+        },
+    )
+    .await
+    .unwrap();
+    fleet.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
