@@ -13,7 +13,7 @@
 //!   set on, sees nothing on network and some overlay file systems, and needs
 //!   the same look at the content afterwards. Reading a few kilobytes every ten
 //!   seconds costs nothing and can't be missed.
-//! - **Settled.** A change is taken in once two looks, [`SETTLE`] apart, saw the
+//! - **Settled.** A change is taken in once two looks, `SETTLE` apart, saw the
 //!   same: whoever replaces a certificate and its key does it in two steps.
 //! - **As a whole or not at all.** A part that refuses what it finds stays as it
 //!   was; an ERROR says why, once per reason, and it is tried again at every look
