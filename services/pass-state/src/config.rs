@@ -525,10 +525,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ca = test_kit::pki::TestCa::new("ca").unwrap();
         let own = ca.issue(&["a.test"]).unwrap();
-        for name in ["grpc", "admin"] {
+        for name in ["grpc", "admin", "pass-state"] {
             own.write(dir.path(), name).unwrap();
         }
-        test_kit::pki::replace(&dir.path().join("clients-ca.crt"), &ca.pem()).unwrap();
+        for name in ["clients-ca.crt", "collector-ca.crt"] {
+            test_kit::pki::replace(&dir.path().join(name), &ca.pem()).unwrap();
+        }
         let file = dir.path().join("pass-state.toml");
         let text = EXAMPLE
             .replace("#+ ", "")

@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration as StdDuration, Instant};
 
 use axum::Router;
@@ -34,6 +35,30 @@ struct Edge {
     readiness: Readiness,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
     arrived: Arc<Semaphore>,
+    running: Arc<Running>,
+}
+
+/// Calls that run now, and the most that ever did at once.
+#[derive(Default)]
+struct Running {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+struct Run(Arc<Running>);
+
+impl Run {
+    fn begin(running: &Arc<Running>) -> Self {
+        let now = running.now.fetch_add(1, Ordering::SeqCst) + 1;
+        running.most.fetch_max(now, Ordering::SeqCst);
+        Self(Arc::clone(running))
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A server with health and one call, `/kit/Never`, whose answer never begins.
@@ -44,9 +69,11 @@ async fn start(limits: GrpcLimits) -> Edge {
     let following = readiness.clone();
     tokio::spawn(async move { follow_readiness(reporter, following, &[SERVICE]).await });
     let arrived = Arc::new(Semaphore::new(0));
+    let running = Arc::new(Running::default());
     let never = {
-        let arrived = Arc::clone(&arrived);
+        let (arrived, running) = (Arc::clone(&arrived), Arc::clone(&running));
         async move || {
+            let _run = Run::begin(&running);
             arrived.add_permits(1);
             std::future::pending::<()>().await;
         }
@@ -63,6 +90,7 @@ async fn start(limits: GrpcLimits) -> Edge {
         shutdown,
         readiness,
         arrived,
+        running,
     }
 }
 
