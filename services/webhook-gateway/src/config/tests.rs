@@ -117,6 +117,7 @@ fn the_keys_of_tls_in_the_example_are_known() {
     for (name, text) in [
         ("clients-ca.crt", &*ca.pem()),
         ("pass-state-ca.crt", &*ca.pem()),
+        ("collector-ca.crt", &*ca.pem()),
         ("pass-state-token", "plt_x\n"),
     ] {
         test_kit::pki::replace(&dir.path().join(name), text).unwrap();
