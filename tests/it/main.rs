@@ -12,6 +12,7 @@ mod end_to_end;
 mod failover;
 mod hostile;
 mod judging;
+mod markers;
 mod metrics;
 mod order;
 mod otlp;

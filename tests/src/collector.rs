@@ -52,6 +52,7 @@ struct Received {
     spans: Mutex<Vec<Span>>,
     metrics: Mutex<BTreeSet<(String, String)>>,
     headers: Mutex<BTreeSet<(String, String)>>,
+    text: Mutex<String>,
     spans_total: AtomicU64,
     exports: AtomicU64,
     /// Whether spans are kept, or only counted.
@@ -140,6 +141,11 @@ impl Collector {
         lock(&self.received.headers).clone()
     }
 
+    /// The content of all exports so far, without their headers, as `Debug` writes it.
+    pub fn text(&self) -> String {
+        lock(&self.received.text).clone()
+    }
+
     /// How many spans, and how many exports of any kind, came so far.
     pub fn counts(&self) -> (u64, u64) {
         (
@@ -150,6 +156,13 @@ impl Collector {
 }
 
 impl Received {
+    /// Keeps an export's whole content, as text.
+    fn keep_text(&self, export: &dyn std::fmt::Debug) {
+        if self.keeps {
+            lock(&self.text).push_str(&format!("{export:?}\n"));
+        }
+    }
+
     fn export(&self, metadata: &MetadataMap) {
         self.exports.fetch_add(1, Ordering::Relaxed);
         let mut headers = lock(&self.headers);
@@ -168,6 +181,7 @@ impl TraceService for Received {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         self.export(request.metadata());
+        self.keep_text(request.get_ref());
         for of_resource in request.into_inner().resource_spans {
             let service = service_name(of_resource.resource.as_ref());
             for span in of_resource
@@ -198,6 +212,7 @@ impl MetricsService for Received {
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         self.export(request.metadata());
+        self.keep_text(request.get_ref());
         for of_resource in request.into_inner().resource_metrics {
             let service = service_name(of_resource.resource.as_ref());
             let scopes = of_resource.scope_metrics.into_iter();

@@ -16,6 +16,7 @@ pub mod dice;
 pub mod fleet;
 pub mod follower;
 pub mod history;
+pub mod markers;
 pub mod oracle;
 pub mod rolling;
 pub mod service;

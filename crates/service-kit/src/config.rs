@@ -210,13 +210,20 @@ fn quoted_after<'a>(message: &'a str, lead: &str) -> Option<&'a str> {
 }
 
 /// Takes string values out of serde's messages (`invalid type: string "x",
-/// expected …`): they may be secrets in the wrong place.
+/// expected …`, ``unknown variant `x`, expected …``): they may be secrets in
+/// the wrong place.
 fn redact(message: &str) -> String {
     if let Some(start) = message.find("string \"")
         && let Some(end) = message.rfind("\", expected ")
         && start < end
     {
         return format!("{}a string{}", &message[..start], &message[end + 1..]);
+    }
+    // A secret in place of a table that says where the secret is reads as the name of a variant.
+    if let Some(start) = message.find("unknown variant `")
+        && let Some(end) = message.rfind("`, expected ")
+    {
+        return format!("{}unknown value{}", &message[..start], &message[end + 1..]);
     }
     message.to_owned()
 }

@@ -270,6 +270,10 @@ fn a_string_in_the_wrong_place_is_not_repeated() {
         assert!(faults.to_string().contains("line 2"), "{faults}");
         assert!(!faults.to_string().contains("hunter"), "{faults}");
     }
+    assert_eq!(
+        redact("unknown variant `hun`, expected `ter2`, expected `file` or `env`"),
+        "unknown value, expected `file` or `env`"
+    );
 }
 
 #[test]
