@@ -34,6 +34,14 @@ use tonic::{Response, Status};
 
 use crate::programs;
 
+mod broken_files;
+mod callbacks;
+mod calls;
+
+use broken_files::check_broken_files;
+use callbacks::{Sender, send_bad, send_broken, send_good, send_undecodable};
+use calls::Grpc;
+
 /// Far above what any step takes.
 const LIMIT: Duration = Duration::from_secs(40);
 /// Every line that our own code can write.
@@ -65,6 +73,9 @@ const CLIENT_IP: &str = "203.0.113.177";
 const QUERY: &str = "personal-query-value-61d0";
 const COOKIE: &str = "personal-cookie-value-c8a3";
 const UNTAKEN_BODY: &str = "untaken-body-value-77f0";
+
+/// The name of a source, which all that watches the services may show, and does: so it is sure to be searched.
+const SEEN: &str = "passkit-signed";
 
 /// What callers name in requests of their own. They may be told it back; nobody else may see it.
 const OWN_INPUT: &str = "own-input-of-a-caller-3f6e";
@@ -171,511 +182,6 @@ fn personal_dropped() -> Vec<Marker> {
     .to_vec()
 }
 
-fn passworks() -> Value {
-    json!({
-        "event": "installed", "context": "pass", "pass_id": "pw-1", "voided": false, "serial_number": "s-1",
-        "redeemed_count": 0, "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
-        "event_at": "2026-01-01T00:00:00Z", "metadata": { "holder": NAME, "free": FREE },
-        "event_extra": {
-            "pass_id": "pw-1", "registration_id": "reg-1", "device_os": "ios", "device_app_vendor": "passbook",
-            "wallet_type": "apple_wallet", "ip": IP, "user_agent": USER_AGENT_FIELD, "email": EMAIL, "name": NAME,
-            "latitude": LATITUDE, "city": CITY,
-        },
-        "never_heard_of": RAW_BODY,
-    })
-}
-
-fn passkit() -> Value {
-    json!({
-        "event": "PASS_EVENT_RECORD_CREATED",
-        "pass": {
-            "id": "pk1", "classId": "c1", "protocol": 100,
-            "personDetails": { "displayName": NAME, "emailAddress": EMAIL },
-            "metadata": {
-                "utm": { "source": FREE }, "issueIpAddress": IP, "installIpAddress": IP,
-                "installUserAgent": USER_AGENT_FIELD, "renderLocation": { "city": CITY, "lat": LATITUDE },
-                "issueAt": { "seconds": 1_767_225_600, "nanos": 0 },
-            },
-            "recordData": {
-                "members.member.points": "1", "person.displayName": NAME, "person.emailAddress": EMAIL,
-                "person.mobileNumber": FREE,
-            },
-            "neverHeardOf": RAW_BODY,
-        },
-    })
-}
-
-fn envelope() -> Value {
-    json!({
-        "details": {
-            "messageType": "event.pass.installed.v1", "passId": "env-1", "installationId": "inst-1",
-            "holder": NAME, "email": EMAIL, "ip": IP, "agent": USER_AGENT_FIELD, "city": CITY, "free": FREE,
-        },
-        "messageId": "9b72ff0b-bfd4-4be1-8e22-d21731af064e", "timestamp": "2026-02-12T10:59:00.272Z",
-        "user": { "id": RAW_BODY },
-    })
-}
-
-fn standard(pass: &str) -> Value {
-    json!({
-        "kind": "REDEEMED", "pass": pass, "occur_time": "2026-03-01T12:30:05Z",
-        "redemption": { "count": 1, "time": "2026-03-01T12:30:05Z", "scanner": SCANNER },
-        "personal": {
-            "display_name": NAME, "email_address": EMAIL, "city": CITY, "latitude": LATITUDE, "ip": IP,
-            "agent": USER_AGENT_FIELD, "free": FREE,
-        },
-        "never_heard_of": RAW_BODY,
-    })
-}
-
-/// A sender of callbacks; what it is answered is shown.
-struct Sender {
-    caller: Caller,
-    receipts: Vec<Receipt>,
-}
-
-impl Sender {
-    /// Sends and expects a status.
-    async fn send(
-        &mut self,
-        shown: &mut Shown,
-        expected: u16,
-        path: &str,
-        headers: &[(String, String)],
-        body: impl Into<Bytes>,
-    ) {
-        let mut request = Request::builder()
-            .method(Method::POST)
-            .uri(path)
-            .header("content-type", "application/json")
-            .header("user-agent", USER_AGENT_HEADER)
-            .header("x-forwarded-for", CLIENT_IP)
-            .header("cookie", COOKIE)
-            .header("referer", format!("https://example.org/{COOKIE}"));
-        for (name, value) in headers {
-            request = request.header(name, value);
-        }
-        let answer = self.caller.send(request, body.into()).await.unwrap();
-        let text = String::from_utf8_lossy(&answer.body);
-        shown.add(
-            format!("the answer to {path}"),
-            format!("{:?} {text}", answer.headers),
-        );
-        assert_eq!(answer.status.as_u16(), expected, "{path}: {text}");
-        if expected == 200 {
-            self.receipts
-                .push(serde_json::from_slice(&answer.body).unwrap());
-        }
-    }
-
-    /// Sends to a source, signed as its vendor does at some time.
-    async fn signed(
-        &mut self,
-        shown: &mut Shown,
-        expected: u16,
-        source: &str,
-        body: &[u8],
-        time: Timestamp,
-    ) {
-        let secret = match source {
-            "passworks" => PASSWORKS_KEY,
-            "passkit" => PASSKIT_KEY,
-            "standard" => STANDARD_KEY,
-            "passkit-signed" => PASSKIT_SECRET,
-            "envelope" => ENVELOPE_SECRET,
-            _ => HOOKS_SECRET,
-        };
-        let config = source_config(source).unwrap();
-        let id = format!("msg-{}", self.receipts.len());
-        let signed = pass_sources::sign(&config, secret.as_bytes(), body, &id, time).unwrap();
-        let path = format!("/webhooks/{source}?holder={QUERY}");
-        self.send(shown, expected, &path, &signed.headers, signed.body)
-            .await;
-    }
-}
-
-/// Everything that is right.
-async fn send_good(sender: &mut Sender, shown: &mut Shown) {
-    let now = SystemClock.now();
-    for (source, body) in [
-        ("passworks", passworks()),
-        ("passkit", passkit()),
-        ("passkit-signed", passkit()),
-        ("envelope", envelope()),
-        ("standard", standard("st-1")),
-        ("hooks", standard("hk-1")),
-    ] {
-        let body = body.to_string();
-        // The second one is a duplicate.
-        for _ in 0..2 {
-            sender
-                .signed(shown, 200, source, body.as_bytes(), now)
-                .await;
-        }
-    }
-    let path = format!("/webhooks/url/{URL_SECRET}?holder={QUERY}");
-    let body = standard("url-1").to_string();
-    sender.send(shown, 200, &path, &[], body).await;
-}
-
-/// What is authentic and can't be understood.
-async fn send_undecodable(sender: &mut Sender, shown: &mut Shown) {
-    let now = SystemClock.now();
-    let mut deep = "[".repeat(300);
-    deep.push_str(RAW_BODY);
-    for body in [
-        format!("not json: {NAME} {EMAIL} {RAW_BODY}"),
-        format!("\"{EMAIL}\""),
-        format!("{{\"kind\": \"{EMAIL}\", \"pass\": \"st-1\"}}"),
-        format!("{{\"kind\": \"CREATED\", \"pass\": \"{NAME}\"}}"),
-        format!("{{\"kind\": \"CREATED\", \"pass\": \"st-1\", \"occur_time\": \"{EMAIL}\"}}"),
-        format!("{{\"kind\": \"CREATED\", \"pass\": \"st-1\", \"redemption\": \"{SCANNER}\"}}"),
-        format!("{{\"kind\": \"CREATED\", \"kind\": \"{EMAIL}\", \"pass\": \"st-1\"}}"),
-        format!(
-            "{{\"kind\": \"CREATED\", \"pass\": \"st-1\", \"personal\": {{\"{EMAIL}\": 1, \"{EMAIL}\": 2}}}}"
-        ),
-        deep,
-    ] {
-        sender
-            .signed(shown, 200, "standard", body.as_bytes(), now)
-            .await;
-    }
-    let mut bodies = vec![
-        (
-            "passworks",
-            json!({ "event": "installed", "pass_id": NAME }),
-        ),
-        (
-            "passkit",
-            json!({ "event": EMAIL, "pass": { "personDetails": EMAIL } }),
-        ),
-        (
-            "passkit-signed",
-            json!({ "pass": { "personDetails": { "emailAddress": EMAIL } } }),
-        ),
-        (
-            "envelope",
-            json!({ "details": { "messageType": EMAIL, "passId": NAME } }),
-        ),
-        ("hooks", json!({ "kind": "CREATED", "pass": [EMAIL] })),
-    ];
-    let mut odd = passworks();
-    odd["event_at"] = EMAIL.into();
-    odd["event_extra"]["registration_id"] = NAME.into();
-    bodies.push(("passworks", odd));
-    for (source, body) in bodies {
-        let body = body.to_string();
-        sender
-            .signed(shown, 200, source, body.as_bytes(), now)
-            .await;
-    }
-}
-
-/// What is refused.
-async fn send_bad(sender: &mut Sender, shown: &mut Shown) {
-    let header = |name: &str, value: &str| [(name.to_owned(), value.to_owned())];
-    let body = standard(UNTAKEN_BODY).to_string();
-    for (path, headers) in [
-        ("/webhooks/passworks", header("authorization", WRONG_KEY)),
-        ("/webhooks/passkit", header("x-api-key", WRONG_KEY)),
-        (
-            "/webhooks/standard",
-            header("authorization", &format!("Bearer {WRONG_KEY}")),
-        ),
-        (
-            "/webhooks/passkit-signed",
-            header("x-passkit-signature", WRONG_SIGNATURE),
-        ),
-        (
-            "/webhooks/url/wrong-secret-in-url-e2f87d",
-            header("x-none", ""),
-        ),
-        (
-            "/webhooks/hooks",
-            header("webhook-signature", WRONG_SIGNATURE),
-        ),
-    ] {
-        sender.send(shown, 401, path, &headers, body.clone()).await;
-    }
-    let forged = json!({ "signedContent": UNTAKEN_BODY, "signature": WRONG_SIGNATURE, "payload": UNTAKEN_BODY });
-    sender
-        .send(shown, 401, "/webhooks/envelope", &[], forged.to_string())
-        .await;
-    let stale = Timestamp::from_second(1_767_225_600).unwrap();
-    sender
-        .signed(shown, 401, "hooks", body.as_bytes(), stale)
-        .await;
-    let key = [key_header("standard")];
-    for path in [
-        format!("/webhooks/{OWN_INPUT}"),
-        format!("/webhooks/standard/{WRONG_IN_URL}/{OWN_INPUT}?{QUERY}"),
-        format!("/{OWN_INPUT}?{QUERY}"),
-    ] {
-        sender.send(shown, 404, &path, &key, body.clone()).await;
-    }
-}
-
-/// Sends what no client library sends: what is no HTTP, and the beginning of a body that is too large.
-async fn send_broken(address: SocketAddr, shown: &mut Shown) {
-    let too_large = format!(
-        "POST /webhooks/standard HTTP/1.1\r\nhost: a\r\nauthorization: {STANDARD_KEY}\r\n\
-         content-type: application/json\r\ncontent-length: 70000\r\n\r\n{{\"personal\": \"{UNTAKEN_BODY}\"",
-    );
-    let no_header = format!(
-        "POST /webhooks/standard HTTP/1.1\r\nhost: a\r\nauthorization {STANDARD_KEY}\r\n\r\n"
-    );
-    let no_head = format!("{UNTAKEN_BODY} /{UNTAKEN_BODY}\r\n\r\n");
-    let no_length = format!(
-        "POST /webhooks/url/{URL_SECRET} HTTP/1.1\r\nhost: a\r\ncontent-length: {UNTAKEN_BODY}\r\n\r\n"
-    );
-    for (status, sent) in [
-        (" 413 ", too_large),
-        (" 400 ", no_header),
-        (" 400 ", no_head),
-        (" 400 ", no_length),
-    ] {
-        let mut socket = TcpStream::connect(address).await.unwrap();
-        socket.write_all(sent.as_bytes()).await.unwrap();
-        let mut answer = vec![0; 16 << 10];
-        let read = tokio::time::timeout(LIMIT, socket.read(&mut answer)).await;
-        let read = read.expect("an answer").unwrap();
-        let answer = String::from_utf8_lossy(&answer[..read]);
-        assert!(answer.contains(status), "{answer}");
-        shown.add("an answer to no HTTP", answer);
-    }
-}
-
-/// A caller of pass-state; what it is answered is shown.
-struct Grpc<'a> {
-    channel: Channel,
-    credential: Option<&'a str>,
-    shown: &'a mut Shown,
-}
-
-impl Grpc<'_> {
-    fn request<T>(&self, message: T) -> tonic::Request<T> {
-        let mut request = tonic::Request::new(message);
-        let metadata = request.metadata_mut();
-        if let Some(credential) = self.credential {
-            metadata.insert("authorization", credential.parse().unwrap());
-        }
-        metadata.insert("x-of-the-caller", OWN_INPUT.parse().unwrap());
-        request
-    }
-
-    /// Shows an answer in every form a client may see it in.
-    fn show<T: Debug + prost::Message>(&mut self, call: &str, answer: Result<Response<T>, Status>) {
-        let text = match answer {
-            Ok(answer) => {
-                let bytes = answer.get_ref().encode_to_vec();
-                format!("{answer:?} {}", String::from_utf8_lossy(&bytes))
-            }
-            Err(status) => {
-                let details = String::from_utf8_lossy(status.details()).into_owned();
-                format!("{status:?} {details}")
-            }
-        };
-        self.shown.add(format!("{call}'s answer"), text);
-    }
-
-    async fn subscribe(&mut self, start: Start, filter: &str) {
-        let request = self.request(v1::SubscribeRequest {
-            start: Some(start),
-            filter: filter.to_owned(),
-            stop_at_head: true,
-            ..v1::SubscribeRequest::default()
-        });
-        let mut client = SubscriptionServiceClient::new(self.channel.clone());
-        match client.subscribe(request).await {
-            Ok(answer) => {
-                let mut frames = answer.into_inner();
-                loop {
-                    match frames.message().await {
-                        Ok(Some(frame)) => self.show("Subscribe", Ok(Response::new(frame))),
-                        Ok(None) => break,
-                        Err(status) => {
-                            self.show::<v1::SubscribeResponse>("Subscribe", Err(status));
-                            break;
-                        }
-                    }
-                }
-            }
-            Err(status) => self.show::<v1::SubscribeResponse>("Subscribe", Err(status)),
-        }
-    }
-
-    /// Reads everything in every way.
-    async fn read(&mut self, receipts: &[Receipt]) {
-        let mut passes = PassServiceClient::new(self.channel.clone());
-        let mut deliveries = DeliveryServiceClient::new(self.channel.clone());
-        let answer = passes
-            .get_log_info(self.request(v1::GetLogInfoRequest {}))
-            .await;
-        self.show("GetLogInfo", answer);
-        let request = self.request(v1::ListPassesRequest {
-            parent: "sources/-".to_owned(),
-            ..Default::default()
-        });
-        let answer = passes.list_passes(request).await;
-        let names: Vec<String> = match &answer {
-            Ok(answer) => (answer.get_ref().passes.iter().map(|pass| pass.name.clone())).collect(),
-            Err(_) => vec!["sources/standard/passes/st-1".to_owned()],
-        };
-        self.show("ListPasses", answer);
-        for name in &names {
-            let request = self.request(v1::GetPassRequest {
-                name: name.clone(),
-                ..Default::default()
-            });
-            let answer = passes.get_pass(request).await;
-            self.show("GetPass", answer);
-        }
-        let request = self.request(v1::BatchGetPassesRequest {
-            names,
-            ..Default::default()
-        });
-        let answer = passes.batch_get_passes(request).await;
-        self.show("BatchGetPasses", answer);
-        let request = self.request(v1::LookupPassesRequest {
-            parent: "sources/-".to_owned(),
-            key: Some(v1::lookup_passes_request::Key::SerialNumber(
-                "s-1".to_owned(),
-            )),
-            ..Default::default()
-        });
-        let answer = passes.lookup_passes(request).await;
-        self.show("LookupPasses", answer);
-        let request = self.request(v1::ListEventsRequest {
-            parent: "sources/-/passes/-".to_owned(),
-            ..Default::default()
-        });
-        let answer = passes.list_events(request).await;
-        let names: Vec<String> = match &answer {
-            Ok(answer) => (answer
-                .get_ref()
-                .events
-                .iter()
-                .map(|event| event.name.clone()))
-            .collect(),
-            Err(_) => Vec::new(),
-        };
-        self.show("ListEvents", answer);
-        for name in names {
-            let request = self.request(v1::GetEventRequest {
-                name,
-                ..Default::default()
-            });
-            let answer = passes.get_event(request).await;
-            self.show("GetEvent", answer);
-        }
-        let request = self.request(v1::ListDeliveriesRequest::default());
-        let answer = deliveries.list_deliveries(request).await;
-        self.show("ListDeliveries", answer);
-        for receipt in receipts {
-            let request = self.request(v1::GetDeliveryRequest {
-                name: format!("deliveries/{}", receipt.delivery),
-                view: v1::DeliveryView::Full.into(),
-                read_mask: None,
-            });
-            let answer = deliveries.get_delivery(request).await;
-            self.show("GetDelivery", answer);
-        }
-        self.subscribe(Start::FromBeginning(true), "").await;
-    }
-
-    /// Asks for what there is not, in words of its own.
-    async fn ask_badly(&mut self) {
-        let mut passes = PassServiceClient::new(self.channel.clone());
-        let mut deliveries = DeliveryServiceClient::new(self.channel.clone());
-        for (parent, filter, page_token, order_by, min_cursor) in [
-            (OWN_INPUT, "", "", "", ""),
-            ("sources/-", OWN_INPUT, "", "", ""),
-            (
-                "sources/-",
-                "serial_number = \"own-input-of-a-caller-3f6e\"",
-                "",
-                "",
-                "",
-            ),
-            ("sources/-", "", OWN_INPUT, "", ""),
-            ("sources/-", "", "", OWN_INPUT, ""),
-            ("sources/-", "", "", "", OWN_INPUT),
-        ] {
-            let request = self.request(v1::ListPassesRequest {
-                parent: parent.to_owned(),
-                filter: filter.to_owned(),
-                page_token: page_token.to_owned(),
-                order_by: order_by.to_owned(),
-                min_cursor: min_cursor.to_owned(),
-                ..Default::default()
-            });
-            let answer = passes.list_passes(request).await;
-            self.show("ListPasses", answer);
-        }
-        for name in [
-            OWN_INPUT.to_owned(),
-            format!("sources/standard/passes/{OWN_INPUT}"),
-            format!("sources/standard/passes/st-1/events/{OWN_INPUT}"),
-        ] {
-            let request = self.request(v1::GetPassRequest {
-                name: name.clone(),
-                ..Default::default()
-            });
-            let answer = passes.get_pass(request).await;
-            self.show("GetPass", answer);
-            let request = self.request(v1::GetEventRequest {
-                name,
-                ..Default::default()
-            });
-            let answer = passes.get_event(request).await;
-            self.show("GetEvent", answer);
-        }
-        let name = format!("deliveries/{OWN_INPUT}");
-        let request = self.request(v1::GetDeliveryRequest {
-            name: name.clone(),
-            read_mask: Some(prost_types::FieldMask {
-                paths: vec![OWN_INPUT.to_owned()],
-            }),
-            ..Default::default()
-        });
-        let answer = deliveries.get_delivery(request).await;
-        self.show("GetDelivery", answer);
-        let request = self.request(v1::DiscardDeliveryRequest {
-            name,
-            reason: OWN_INPUT.to_owned(),
-            request_id: OWN_INPUT.to_owned(),
-        });
-        let answer = deliveries.discard_delivery(request).await;
-        self.show("DiscardDelivery", answer);
-        let cursor = Start::AfterCursor(OWN_INPUT.to_owned());
-        self.subscribe(cursor, "").await;
-        self.subscribe(Start::FromBeginning(true), OWN_INPUT).await;
-    }
-
-    /// Replays one delivery in quarantine and discards another.
-    async fn judge(&mut self, receipts: &[Receipt]) {
-        let mut quarantined = receipts
-            .iter()
-            .filter(|receipt| receipt.status == "quarantined")
-            .map(|receipt| format!("deliveries/{}", receipt.delivery));
-        let mut deliveries = DeliveryServiceClient::new(self.channel.clone());
-        let request = self.request(v1::ReplayDeliveryRequest {
-            name: quarantined.next().unwrap(),
-            request_id: String::new(),
-        });
-        let answer = deliveries.replay_delivery(request).await;
-        self.show("ReplayDelivery", answer);
-        let request = self.request(v1::DiscardDeliveryRequest {
-            name: quarantined.next().unwrap(),
-            reason: OWN_INPUT.to_owned(),
-            request_id: String::new(),
-        });
-        let answer = deliveries.discard_delivery(request).await;
-        assert!(answer.is_ok(), "{answer:?}");
-        self.show("DiscardDelivery", answer);
-    }
-}
-
 /// Shows what the admin listeners tell.
 async fn ask_admins(stand: &Stand, shown: &mut Shown) {
     for member in [&stand.gateways[0], &stand.states[0]] {
@@ -685,7 +191,7 @@ async fn ask_admins(stand: &Stand, shown: &mut Shown) {
             "/status",
             "/metrics",
             "/version",
-            "/own-input-of-a-caller-3f6e",
+            &format!("/{OWN_INPUT}"),
         ] {
             let (status, text) = member.service().admin(path).await.unwrap();
             if path == "/metrics" {
@@ -731,118 +237,6 @@ async fn reload_broken(stand: &Stand, principals: &Path, tokens: &Tokens) {
     stand.edit_gateway_config(&good, &broken).unwrap();
     stand.gateway().hang_up().unwrap();
     refused(before).await;
-}
-
-/// Shows what both programs say of files with faults that stand near secrets.
-async fn check_broken_files(dir: &Path, token: &str, shown: &mut Shown) {
-    let source =
-        |auth: &str| format!("[[sources]]\nname = \"a\"\nvendor = \"standard\"\nauth = {auth}\n");
-    let s = INLINE_SECRET;
-    let gateway = [
-        source(&format!("{s:?}")),
-        source(&format!(
-            "{{ scheme = {s:?}, secrets = [{{ value = {s:?} }}] }}"
-        )),
-        source(&format!("{{ scheme = \"api_key\", secrets = {s:?} }}")),
-        source(&format!("{{ scheme = \"api_key\", secrets = [{s:?}] }}")),
-        source(&format!(
-            "{{ scheme = \"api_key\", secrets = [{{ value = {s:?}, valve = {s:?} }}] }}"
-        )),
-        source(&format!(
-            "{{ scheme = \"api_key\", secrets = [{{ value = {s:?}, env = {s:?} }}] }}"
-        )),
-        source(&format!(
-            "{{ scheme = \"api_key\", secrets = [{{ value = {s:?} ] }}"
-        )),
-        source(&format!(
-            "{{ scheme = \"api_key\", secrets = [{{ value = {s} }}] }}"
-        )),
-        source(&format!(
-            "{{ scheme = \"api_key\", secrets = [{{ value = \"{s} }}] }}"
-        )),
-        source(&format!(
-            "{{ scheme = \"hmac\", encoding = {s:?}, secrets = [{{ value = {s:?} }}] }}"
-        )),
-        source(&format!(
-            "{{ scheme = \"standard_webhooks\", secrets = [{{ value = {s:?} }}] }}"
-        )),
-        format!("[pass_state]\ntoken = {s:?}\n"),
-        format!("[pass_state]\ntoken = {{ value = {s:?} }}\n"),
-        format!("[pass_state]\nendpoint = \"http://user:{s}@127.0.0.1:1/{s}\"\n"),
-        format!("[telemetry]\notlp_endpoint = \"ftp://user:{s}@127.0.0.1:1\"\n"),
-        format!(
-            "[spool]\nbackend = \"jetstream\"\n[spool.jetstream]\nservers = [\"nats://user:{s}@127.0.0.1:4222\"]\n\
-             password = {s:?}\n"
-        ),
-        format!(
-            "[spool]\nbackend = \"jetstream\"\n[spool.jetstream]\ntoken = {{ value = {s:?}, env = 1 }}\n"
-        ),
-    ];
-    let token_of = |text: &str| {
-        format!(
-            "[[principals]]\nname = \"a\"\n{text}\nscopes = [\"read\"]\nsources = [\"*\"]\norganizations = []\n"
-        )
-    };
-    let principals = [
-        token_of(&format!("token_sha256 = [{token:?}]")),
-        token_of(&format!("token_sha256 = {token:?}")),
-        token_of(&format!("token_sha256 = [{token}]")),
-        token_of(&format!("token = {token:?}")),
-        token_of(&format!(
-            "client_names = [{token:?}]\ntoken_sha256 = [{token:?}]"
-        )),
-        token_of(&format!("token_sha256 = [\"{token}]")),
-    ];
-    let state = [
-        format!("[store]\nbackend = \"postgres\"\n[store.postgres]\nurl = {s:?}\n"),
-        format!(
-            "[store]\nbackend = \"postgres\"\n[store.postgres]\nurl = {{ value = \"nonsense://a:{s}@b/c\" }}\n"
-        ),
-        format!(
-            "[store]\nbackend = \"postgres\"\n[store.postgres]\nurl = {{ value = {s:?}, env = \"A\" }}\n"
-        ),
-        format!("[store]\nbackend = \"postgres\"\n[store.postgres]\nurl = {{ value = \"{s} }}\n"),
-    ];
-    let mut files: Vec<(_, String)> = gateway.map(|text| (programs().gateway, text)).to_vec();
-    files.extend(state.map(|text| (programs().state, text)));
-    for (index, text) in principals.iter().enumerate() {
-        let file = dir.join(format!("principals-{index}.toml"));
-        std::fs::write(&file, text).unwrap();
-        files.push((
-            programs().state,
-            format!("[auth]\nprincipals_file = {file:?}\n"),
-        ));
-    }
-    for (index, (program, text)) in files.iter().enumerate() {
-        let file = dir.join(format!("broken-{index}.toml"));
-        std::fs::write(&file, text).unwrap();
-        for command in ["check-config", "serve"] {
-            let mut process = tokio::process::Command::new(program);
-            process
-                .arg(command)
-                .arg("--config")
-                .arg(&file)
-                .arg("--data-dir")
-                .arg(dir.join("none"))
-                .kill_on_drop(true);
-            // Principals are read by serve only.
-            let serves = command == "serve";
-            if serves && index < files.len() - principals.len() {
-                continue;
-            }
-            let output = tokio::time::timeout(LIMIT, process.output()).await;
-            let output = output
-                .expect("a file with faults ends the program")
-                .unwrap();
-            assert!(!serves || !output.status.success(), "{text}");
-            for bytes in [&output.stdout, &output.stderr] {
-                shown.add(
-                    format!("{command} of broken-{index}.toml"),
-                    String::from_utf8_lossy(bytes),
-                );
-            }
-        }
-    }
 }
 
 fn telemetry(collector: &Collector) -> String {
@@ -995,17 +389,38 @@ async fn no_secret_and_nothing_personal_is_in_logs_metrics_traces_or_errors() {
     }
     check_broken_files(dir.path(), &tokens.plain.token, &mut told).await;
     watched.add("the logs", stand.logs().unwrap());
-    watched.add("what the collector got", collector.text());
+    watched.add("the spans that the collector got", collector.spans_text());
+    watched.add(
+        "the metrics that the collector got",
+        collector.metrics_text(),
+    );
 
     // That there was something to be found.
     let (credentials, personal) = (credentials(&tokens), personal_kept());
     for marker in &personal {
+        for (shown, doubt) in [
+            (&personal_told, "is told to nobody"),
+            (&kept, "is not kept"),
+        ] {
+            assert!(
+                !shown.places(marker).is_empty(),
+                "{} {doubt}",
+                marker.what()
+            );
+        }
+    }
+    let seen = Marker::new("a source", SEEN);
+    let places = watched.places(&seen);
+    for place in [
+        "/metrics of webhook-gateway-0",
+        "the logs",
+        "the spans that the collector got",
+        "the metrics that the collector got",
+    ] {
         assert!(
-            personal_told.has(marker),
-            "nobody is told {}",
-            marker.what()
+            places.contains(&place),
+            "{place} is not searched: {places:?}"
         );
-        assert!(kept.has(marker), "{} is not kept", marker.what());
     }
     let header = ("authorization".to_owned(), format!("Bearer {OTLP_SECRET}"));
     assert!(collector.headers().contains(&header));

@@ -215,17 +215,7 @@ async fn after_the_main_job_both_services_show_what_the_table_says_and_nothing_e
         .await
         .unwrap();
     // A subscriber that stays, and follows.
-    let request = v1::SubscribeRequest {
-        start: Some(Start::FromBeginning(true)),
-        ..v1::SubscribeRequest::default()
-    };
-    let mut live = reader
-        .subscriptions
-        .clone()
-        .subscribe(request)
-        .await
-        .unwrap()
-        .into_inner();
+    let mut live = reader.subscribe(Start::FromBeginning(true)).await.unwrap();
     let caught_up = async {
         loop {
             let frame = live.message().await.unwrap().unwrap().frame;

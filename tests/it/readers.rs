@@ -32,17 +32,7 @@ async fn garbage_in_reads_gets_a_typed_error_while_a_subscriber_goes_on() {
         .wait_for_deliveries(5, Duration::from_secs(20))
         .await
         .unwrap();
-    let request = v1::SubscribeRequest {
-        start: Some(Start::FromEnd(true)),
-        ..v1::SubscribeRequest::default()
-    };
-    let mut honest = reader
-        .subscriptions
-        .clone()
-        .subscribe(request)
-        .await
-        .unwrap()
-        .into_inner();
+    let mut honest = reader.subscribe(Start::FromEnd(true)).await.unwrap();
     honest.message().await.unwrap().expect("the first frame");
 
     let head: Cursor = reader.info().await.unwrap().head_cursor.parse().unwrap();
@@ -238,19 +228,9 @@ async fn subscribers_that_read_nothing_hold_up_neither_ingest_nor_those_who_read
         .unwrap();
     let mut deaf = Vec::new();
     for _ in 0..40 {
-        let request = v1::SubscribeRequest {
-            start: Some(Start::FromBeginning(true)),
-            ..v1::SubscribeRequest::default()
-        };
         // Each on a connection of its own, since one connection's window is shared by its streams.
         let reader = stand.reader();
-        let frames = reader
-            .subscriptions
-            .clone()
-            .subscribe(request)
-            .await
-            .unwrap()
-            .into_inner();
+        let frames = reader.subscribe(Start::FromBeginning(true)).await.unwrap();
         deaf.push((reader, frames));
     }
     let mut follower = stand.follower();

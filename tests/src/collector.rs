@@ -52,7 +52,8 @@ struct Received {
     spans: Mutex<Vec<Span>>,
     metrics: Mutex<BTreeSet<(String, String)>>,
     headers: Mutex<BTreeSet<(String, String)>>,
-    text: Mutex<String>,
+    spans_text: Mutex<String>,
+    metrics_text: Mutex<String>,
     spans_total: AtomicU64,
     exports: AtomicU64,
     /// Whether spans are kept, or only counted.
@@ -141,9 +142,14 @@ impl Collector {
         lock(&self.received.headers).clone()
     }
 
-    /// The content of all exports so far, without their headers, as `Debug` writes it.
-    pub fn text(&self) -> String {
-        lock(&self.received.text).clone()
+    /// The content of all exports of spans so far, without their headers, as `Debug` writes it.
+    pub fn spans_text(&self) -> String {
+        lock(&self.received.spans_text).clone()
+    }
+
+    /// The same of metrics.
+    pub fn metrics_text(&self) -> String {
+        lock(&self.received.metrics_text).clone()
     }
 
     /// How many spans, and how many exports of any kind, came so far.
@@ -157,9 +163,9 @@ impl Collector {
 
 impl Received {
     /// Keeps an export's whole content, as text.
-    fn keep_text(&self, export: &dyn std::fmt::Debug) {
+    fn keep_text(&self, text: &Mutex<String>, export: &dyn std::fmt::Debug) {
         if self.keeps {
-            lock(&self.text).push_str(&format!("{export:?}\n"));
+            lock(text).push_str(&format!("{export:?}\n"));
         }
     }
 
@@ -181,7 +187,7 @@ impl TraceService for Received {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         self.export(request.metadata());
-        self.keep_text(request.get_ref());
+        self.keep_text(&self.spans_text, request.get_ref());
         for of_resource in request.into_inner().resource_spans {
             let service = service_name(of_resource.resource.as_ref());
             for span in of_resource
@@ -212,7 +218,7 @@ impl MetricsService for Received {
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         self.export(request.metadata());
-        self.keep_text(request.get_ref());
+        self.keep_text(&self.metrics_text, request.get_ref());
         for of_resource in request.into_inner().resource_metrics {
             let service = service_name(of_resource.resource.as_ref());
             let scopes = of_resource.scope_metrics.into_iter();

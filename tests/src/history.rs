@@ -14,6 +14,7 @@ use pass_proto::v1::subscribe_response::Frame;
 use pass_proto::v1::subscription_service_client::SubscriptionServiceClient;
 use service_kit::tls::Connector;
 use test_kit::wait_for;
+use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 /// Longest wait for one call.
@@ -129,6 +130,22 @@ impl Reader {
             }
         })
         .await
+    }
+
+    /// A subscription that goes on, its first frame unread.
+    ///
+    /// # Errors
+    /// If pass-state refuses it.
+    pub async fn subscribe(
+        &self,
+        start: Start,
+    ) -> anyhow::Result<Streaming<v1::SubscribeResponse>> {
+        let request = v1::SubscribeRequest {
+            start: Some(start),
+            ..v1::SubscribeRequest::default()
+        };
+        let answered = self.subscriptions.clone().subscribe(request).await?;
+        Ok(answered.into_inner())
     }
 
     /// The log after `start` up to its end as it is now.

@@ -110,9 +110,10 @@ impl Shown {
         self.len() == 0
     }
 
-    /// True if a marker is in one of the texts.
-    pub fn has(&self, marker: &Marker) -> bool {
-        self.0.iter().any(|(_, text)| marker.is_in(text))
+    /// The places of all texts that a marker is in.
+    pub fn places(&self, marker: &Marker) -> Vec<&str> {
+        let texts = self.0.iter().filter(|(_, text)| marker.is_in(text));
+        texts.map(|(place, _)| place.as_str()).collect()
     }
 
     /// Each marker that shows in a text, with what is around it.

@@ -95,8 +95,27 @@ pub struct SendArgs {
     /// `-` sends standard input.
     #[arg(value_name = "-", value_parser = ["-"])]
     pub body: Option<String>,
+    /// Where it is sent, and as whom.
+    #[command(flatten)]
+    pub gateway: GatewayArgs,
+    /// The HTTP method instead of the sample's (POST for files).
+    #[arg(long)]
+    pub method: Option<String>,
+    /// List the samples, all or those of --source's vendor, and send nothing.
+    #[arg(long)]
+    pub list: bool,
+}
+
+/// The gateway that a callback is sent to, and the source in whose name.
+#[derive(Debug, Args)]
+pub struct GatewayArgs {
     /// The gateway, with https:// for TLS.
-    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        id = "gateway_url",
+        long = "url",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
     pub url: String,
     /// Authorities to trust for the gateway instead of the system's, a PEM file.
     #[arg(long, value_name = "FILE")]
@@ -116,12 +135,6 @@ pub struct SendArgs {
     /// How the source is authenticated: api_key, hmac, signed_envelope, standard_webhooks, url_secret.
     #[arg(long, requires = "secret")]
     pub scheme: Option<String>,
-    /// The HTTP method instead of the sample's (POST for files).
-    #[arg(long)]
-    pub method: Option<String>,
-    /// List the samples, all or those of --source's vendor, and send nothing.
-    #[arg(long)]
-    pub list: bool,
 }
 
 /// Arguments of `smoke`.
@@ -133,28 +146,9 @@ pub struct SmokeArgs {
     /// Send this documented callback; see `send --list`. Default: the vendor's first.
     #[arg(long, value_name = "NAME")]
     pub sample: Option<String>,
-    /// The gateway, with https:// for TLS.
-    #[arg(
-        long = "url",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:8080"
-    )]
-    pub gateway: String,
-    /// Authorities to trust for the gateway instead of the system's, a PEM file.
-    #[arg(long, value_name = "FILE")]
-    pub url_ca_file: Option<PathBuf>,
-    /// Where `passline up` keeps the sample sources' keys (sources.toml).
-    #[arg(long, value_name = "DIR", default_value = "passline-data")]
-    pub data_dir: PathBuf,
-    /// The source's secret instead of the one in the data directory; `@PATH` reads it from a file.
-    #[arg(long, value_name = "SECRET")]
-    pub secret: Option<String>,
-    /// The vendor of a source that is not in DIR/sources.toml: passworks, passkit, signed_envelope, standard.
-    #[arg(long, requires = "secret")]
-    pub vendor: Option<String>,
-    /// How the source is authenticated: api_key, hmac, signed_envelope, standard_webhooks, url_secret.
-    #[arg(long, requires = "secret")]
-    pub scheme: Option<String>,
+    /// Where it is sent, and as whom.
+    #[command(flatten)]
+    pub gateway: GatewayArgs,
     /// Seconds to wait for pass-state to show it, 1 to 3600.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub wait: u64,

@@ -8,7 +8,7 @@ use pass_sources::samples::{self, Sample};
 use pass_sources::{AuthConfig, SourceConfig, sign};
 use service_kit::clock::{Clock as _, SystemClock};
 
-use crate::args::SendArgs;
+use crate::args::{GatewayArgs, SendArgs};
 use crate::post::{Answer, Sender};
 use crate::render::{paint, words};
 use crate::{Failure, Out, sample_sources};
@@ -23,7 +23,7 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 pub(crate) async fn run(args: SendArgs, out: &mut Out) -> Result<(), Failure> {
     if args.list {
         let source = match &args.source {
-            Some(name) => Some(source(name, &args)?),
+            Some(name) => Some(source(name, &args.gateway)?),
             None => None,
         };
         return list(source.as_ref().map(|source| source.vendor.as_str()), out);
@@ -38,9 +38,9 @@ pub(crate) async fn post(args: &SendArgs, out: &mut Out) -> Result<Answer, Failu
         .source
         .as_ref()
         .ok_or_else(|| Failure::Usage("name a source with --source".to_owned()))?;
-    let source = source(name, args)?;
+    let source = source(name, &args.gateway)?;
     let content = content(&source, args)?;
-    let sender = Sender::new(&args.url, args.url_ca_file.as_deref())?;
+    let sender = Sender::new(&args.gateway.url, args.gateway.url_ca_file.as_deref())?;
     let answer = deliver(&sender, &source, &content).await?;
     out.object(&serde_json::json!({
         "http_status": answer.status.as_u16(),
@@ -117,7 +117,7 @@ pub(crate) fn answer_text(answer: &Answer) -> String {
 
 /// The source's configuration, from the data directory or from the arguments,
 /// with the secret to use as its first.
-fn source(name: &str, args: &SendArgs) -> Result<SourceConfig, Failure> {
+fn source(name: &str, args: &GatewayArgs) -> Result<SourceConfig, Failure> {
     let known = sample_sources::load(&args.data_dir)?
         .unwrap_or_default()
         .into_iter()
@@ -273,9 +273,9 @@ mod tests {
     fn the_key_comes_from_the_data_directory_unless_one_is_given() {
         let dir = tempfile::tempdir().unwrap();
         sample_sources::ensure(dir.path()).unwrap();
-        let in_dir = |line: &str| SendArgs {
+        let in_dir = |line: &str| GatewayArgs {
             data_dir: dir.path().to_owned(),
-            ..args(line)
+            ..args(line).gateway
         };
         let kept = source("standard", &in_dir("passline send --source standard")).unwrap();
         assert!(sample_sources::key(&kept).starts_with("whsec_"));
