@@ -201,11 +201,16 @@ async fn a_secret_is_rotated_under_load_without_one_wrong_401() {
         200,
     )
     .await;
-    let logs = stand.logs().unwrap();
-    let warned = logs
-        .lines()
-        .any(|line| line.contains("take effect only when") && line.contains("reload"));
-    assert!(warned, "{logs}");
+    // It is said after the change is in force.
+    let logs = wait_for("the warning", LIMIT, async || {
+        let logs = stand.logs().map_err(|error| error.to_string())?;
+        let warned = logs
+            .lines()
+            .any(|line| line.contains("take effect only when") && line.contains("reload"));
+        if warned { Ok(logs) } else { Err(logs) }
+    })
+    .await
+    .unwrap();
     for key in [NEXT_KEY, STANDARD_KEY] {
         assert!(!logs.contains(key), "a key is in the logs");
     }

@@ -12,6 +12,7 @@ use system_tests::callback::{standard, traffic};
 use system_tests::client::{Caller, Outcome};
 use system_tests::dice::Dice;
 use system_tests::fleet::{Database, Fleet, Layout, Member, SpoolKind, spool_dir};
+use system_tests::follower::Follower;
 use test_kit::{NatsSettings, TestNats, TestPostgres, wait_for};
 
 use crate::programs;
@@ -54,6 +55,20 @@ pub(crate) async fn assert_seen_anew(fleet: &Fleet) {
     let mut follower = fleet.follower();
     follower.caught_up(head, LIMIT).await.unwrap();
     follower.stop();
+}
+
+/// Waits until who was subscribed all the time has been told of it.
+pub(crate) async fn told_of_another_history(follower: &Follower) {
+    wait_for("the subscriber to be refused", LIMIT, async || {
+        let broken = follower.progress().broken.unwrap_or_default();
+        if broken.contains("another history") {
+            Ok(())
+        } else {
+            Err(format!("{broken:?}"))
+        }
+    })
+    .await
+    .unwrap();
 }
 
 /// The ERROR lines that tell of a new epoch, one for each time that a database was found to have gone back.
@@ -327,17 +342,7 @@ async fn a_base_backup_put_back_under_running_replicas_is_noticed_and_refilled()
     assert_clean(&fleet).await;
     assert_refused(&fleet, &[full.head_cursor]).await;
     assert_seen_anew(&fleet).await;
-    // Who was subscribed is told, too.
-    wait_for("the subscriber to be refused", LIMIT, async || {
-        let broken = follower.progress().broken.unwrap_or_default();
-        if broken.contains("another history") {
-            Ok(())
-        } else {
-            Err(format!("{broken:?}"))
-        }
-    })
-    .await
-    .unwrap();
+    told_of_another_history(&follower).await;
     let changes = epoch_changes(&fleet);
     assert_eq!(changes.len(), 1, "{changes:#?}");
     fleet.finish_with_errors(&["new epoch"]).await.unwrap();

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::callback::Callback;
 use crate::client::{self, ClientLog, Senders};
 use crate::follower::{Follower, Habits};
-use crate::history::Reader;
+use crate::history::{History, Reader};
 use crate::oracle::{self, Verdict};
 use crate::service::Strace;
 use crate::sources::Decoder;
@@ -281,7 +281,17 @@ impl Fleet {
     /// # Panics
     /// If none was made.
     pub fn reader(&self) -> Reader {
-        self.reader_of(self.running_states().next().unwrap_or(0))
+        self.reader_of(self.first_state())
+    }
+
+    /// Reads everything from one replica, anew if that fails: where connections only live for a second, one may end in
+    /// the middle.
+    async fn history_of(&self, state: usize, limit: Duration) -> anyhow::Result<History> {
+        wait_for("everything to be read", limit, async || {
+            let read = self.reader_of(state).history().await;
+            read.map_err(|error| format!("{error:#}"))
+        })
+        .await
     }
 
     /// A subscriber that goes from replica to replica.
@@ -443,6 +453,11 @@ impl Fleet {
         Ok(began.elapsed())
     }
 
+    /// The first replica that runs.
+    fn first_state(&self) -> usize {
+        self.running_states().next().unwrap_or(0)
+    }
+
     /// The replicas that run, by number.
     fn running_states(&self) -> impl Iterator<Item = usize> {
         (0..self.states.len()).filter(|index| self.states[*index].runs())
@@ -455,10 +470,10 @@ impl Fleet {
     /// If what is recorded can't be read.
     pub async fn verdict(&self, limit: Duration) -> anyhow::Result<Verdict> {
         let drained = self.drained(limit).await;
-        let history = self.reader().history().await?;
+        let history = self.history_of(self.first_state(), limit).await?;
         let mut verdict = oracle::judge(&self.decoder, &self.log.attempts(), &history);
         for state in self.running_states().skip(1) {
-            let other = self.reader_of(state).history().await?;
+            let other = self.history_of(state, limit).await?;
             if let Some(what) = history.difference(&other) {
                 verdict.broken.push(format!(
                     "{} shows other {what} than the first replica",
@@ -502,7 +517,7 @@ impl Fleet {
     }
 
     /// As [`Fleet::finish`], where the test has caused errors: each text must be in one line of level ERROR,
-    /// and each such line must have one of the texts or [`CONNECTION_DIED`].
+    /// and each such line must have one of the texts or [`CONNECTION_DIED`], or [`EPOCH_KEPT`] where the epoch changed.
     ///
     /// # Errors
     /// As [`Fleet::finish`]; also if an announced error did not show.
@@ -520,11 +535,13 @@ impl Fleet {
         }
         let logs = self.logs()?;
         let errors: Vec<&str> = logs.lines().filter(|line| line.contains("ERROR")).collect();
+        let epoch_changed = errors.iter().any(|line| line.contains("new epoch"));
         let unannounced: Vec<&str> = errors
             .iter()
             .copied()
             .filter(|line| !announced.iter().any(|text| line.contains(text)))
             .filter(|line| !line.contains(CONNECTION_DIED))
+            .filter(|line| !(epoch_changed && line.contains(EPOCH_KEPT)))
             .collect();
         ensure!(
             unannounced.is_empty(),
@@ -556,9 +573,13 @@ impl Fleet {
     }
 }
 
-/// What the driver's pool says at level ERROR of a connection that died while it was made ready, and makes another.
-/// Any test that ends or moves a PostgreSQL may meet the moment.
+/// What the driver's pool says at level ERROR of a connection that could not be made ready, and makes another: it died
+/// meanwhile, or leads to a standby or to another history. Any test that ends or moves a PostgreSQL may meet the
+/// moment.
 const CONNECTION_DIED: &str = "sqlx_core::pool::inner: error returned from after_connect";
+
+/// What a replica says that missed its place in the log while the database was still moving, before it tries again.
+const EPOCH_KEPT: &str = "the log's epoch cannot be changed";
 
 /// How old a gateway's figures of a shared spool may be: it looks each second.
 const SHARED_STATUS_AGE_MAX: Duration = Duration::from_millis(1_200);

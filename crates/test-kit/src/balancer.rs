@@ -16,8 +16,8 @@ use crate::wait_for;
 
 /// How often each backend is looked at.
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
-/// Longest wait for the answer of one.
-const PROBE_LIMIT: Duration = Duration::from_secs(1);
+/// Longest wait for the answer of one, so long that a busy machine does not make it unready.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Longest answer of a probe that is read.
 const ANSWER_BYTES_MAX: u64 = 16 << 10;
