@@ -8,6 +8,8 @@ import tomllib
 import unittest
 from pathlib import Path
 
+import helm_python as helm
+
 import chart
 
 # What stands in a Secret's key, where the services look at it.
@@ -34,6 +36,15 @@ def certificates(directory):
     ):
         subprocess.run(["openssl", *command], cwd=directory, check=True, capture_output=True)
     return {name: (directory / name).read_text() for name in ("ca.crt", "tls.crt", "tls.key")}
+
+
+def flat(table, path=()):
+    """(dotted key, value) of every value of a table."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from flat(value, (*path, name))
+        else:
+            yield ".".join((*path, name)), value
 
 
 class CheckConfig(unittest.TestCase):
@@ -118,6 +129,41 @@ class CheckConfig(unittest.TestCase):
                 done = self.check(program, config, {"PATH": os.environ["PATH"]})
                 self.assertEqual(done.returncode, 64)
                 self.assertIn("no_such_key", done.stderr)
+
+    def test_the_bounds_of_the_schema_are_the_services_own(self):
+        def bounded(schema, path=()):
+            for name, inner in schema.get("properties", {}).items():
+                if "maximum" in inner:
+                    yield (*path, name), inner
+                yield from bounded(inner, (*path, name))
+
+        with helm.Chart.load(chart.CHART) as loaded:
+            definitions = loaded.schema["definitions"]
+        for program, name, fewest in (("webhook-gateway", "gatewayConfig", 15), ("pass-state", "passStateConfig", 0)):
+            keys = list(bounded(definitions[name]))
+            self.assertGreaterEqual(len(keys), fewest)
+            for limit, beyond in (("minimum", -1), ("maximum", 1)):
+                config = {}
+                told = []
+                for path, schema in keys:
+                    # The embedded spool's keys and JetStream's exclude each other, and less than nothing is no number of them.
+                    if path[:2] == ("spool", "jetstream") or schema[limit] + beyond < 0:
+                        continue
+                    at = config
+                    for part in path[:-1]:
+                        at = at.setdefault(part, {})
+                    at[path[-1]] = schema[limit] + beyond
+                    told.append(".".join(path))
+                if not told:
+                    continue
+                with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+                    file.write("\n".join(f"{name} = {value}" for name, value in flat(config)))
+                    file.flush()
+                    done = self.check(program, file.name, {"PATH": os.environ["PATH"]})
+                for key in told:
+                    with self.subTest(program, key=key, limit=limit):
+                        table, _, last = key.rpartition(".")
+                        self.assertRegex(done.stderr, rf"(?m)^({re.escape(key)} .* out of range|{re.escape(table)} .*: {last} must be )")
 
     def test_every_kind_of_value_becomes_the_toml_that_it_means(self):
         values = chart.merged(chart.values_of("sqlite-embedded"), {"gateway": {"config": {

@@ -130,6 +130,75 @@ class Pods(unittest.TestCase):
         spec = chart.pick(slow, "StatefulSet", "rel-passline-gateway")["spec"]["template"]["spec"]
         self.assertEqual(spec["terminationGracePeriodSeconds"], 60 + 120 + 2 + 5 + 5 + 7)
 
+    def test_a_job_and_the_test_run_where_the_services_may(self):
+        where = {
+            "nodeSelector": {"disk": "fast"}, "tolerations": [{"key": "apart", "operator": "Exists"}],
+            "affinity": {"nodeAffinity": {}}, "podAnnotations": {"example.org/mesh": "off"}, "runtimeClassName": "safe",
+        }
+        objects = chart.objects_of(chart.render(chart.merged(chart.values_of("postgres-jetstream"), {
+            "gateway": where, "passState": where, "global": {"commonAnnotations": {"example.org/owner": "us"}}})))
+        seen = set()
+        for item in objects:
+            if item["kind"] in ("Deployment", "Job", "Pod"):
+                seen.add(item["kind"])
+                pod = item if item["kind"] == "Pod" else item["spec"]["template"]
+                with self.subTest(f"{item['kind']}/{item['metadata']['name']}"):
+                    for key in set(where) - {"podAnnotations"}:
+                        self.assertEqual(pod["spec"][key], where[key])
+                    self.assertLessEqual(
+                        {"example.org/mesh": "off", "example.org/owner": "us"}.items(), pod["metadata"]["annotations"].items())
+        self.assertEqual(seen, {"Deployment", "Job", "Pod"})
+
+    def test_the_job_that_migrates_is_another_one_whenever_anything_of_it_is(self):
+        def job(changes):
+            objects = chart.objects_of(chart.render(chart.merged(chart.values_of("postgres-jetstream"), changes)))
+            return chart.pick(objects, "Job")
+
+        base = job({})
+        self.assertEqual(base, job({}))
+        for path, value in (
+            ("passState.migrations.job.backoffLimit", 1),
+            ("passState.migrations.job.resources.limits.memory", "1Gi"),
+            ("passState.migrations.job.existingSecret", "another"),
+            ("passState.tolerations", [{"operator": "Exists"}]),
+            ("passState.extraEnv", [{"name": "A", "value": "b"}]),
+            ("passState.image.tag", "9.9.9"),
+            ("passState.config.store.postgres.lock_timeout", "1s"),
+        ):
+            with self.subTest(path):
+                self.assertNotEqual(job(chart.changes(path, value))["metadata"]["name"], base["metadata"]["name"])
+        # What it does not run by leaves it as it is.
+        self.assertEqual(job(chart.changes("passState.replicas", 5))["metadata"]["name"], base["metadata"]["name"])
+
+    def test_the_job_that_migrates_holds_its_own_database_url_and_nothing_else(self):
+        _, _, spec = next(pod for pod in chart.pods(chart.topology("postgres-jetstream")) if pod[0].startswith("Job/"))
+        mounted = sorted(
+            item["path"] for volume in spec["volumes"] for source in volume.get("projected", {}).get("sources", [])
+            for item in source["secret"]["items"])
+        self.assertEqual(mounted, ["passline-database-owner/url", "passline-database/ca.crt"])
+        config = next(volume["configMap"] for volume in spec["volumes"] if "configMap" in volume)
+        self.assertEqual([item["key"] for item in config["items"]], ["pass-state-migrate.toml"])
+
+    def test_a_later_revision_replaces_a_pod_that_never_got_ready(self):
+        for topology in chart.TOPOLOGIES:
+            for item in chart.topology(topology):
+                if item["kind"] == "StatefulSet":
+                    self.assertEqual(item["spec"]["podManagementPolicy"], "Parallel")
+
+    def test_changed_principals_restart_nothing(self):
+        # pass-state reads them again while it runs.
+        def templates(principals):
+            values = chart.merged(chart.values_of("postgres-jetstream"), chart.changes("passState.auth.principals", principals))
+            return list(chart.pods(chart.objects_of(chart.render(values))))
+
+        one = {"name": "one", "token_sha256": ["1" * 64], "scopes": ["read"], "sources": ["*"]}
+        self.assertEqual(templates([one]), templates([one, one | {"name": "two", "token_sha256": ["2" * 64]}]))
+
+    def test_the_test_checks_pass_states_certificate_as_the_gateways_do(self):
+        values = chart.merged(chart.values_of("sqlite-embedded"), chart.changes("gateway.passState.tls.serverName", "pass-state.example.org"))
+        pod = chart.pick(chart.objects_of(chart.render(values)), "Pod")
+        self.assertIn("--server-name=pass-state.example.org", pod["spec"]["containers"][0]["args"])
+
     def test_a_changed_configuration_restarts_the_pods_unless_it_is_told_not_to(self):
         def checksum(changes, topology="sqlite-embedded"):
             objects = chart.objects_of(chart.render(chart.merged(chart.values_of(topology), changes)))
@@ -251,26 +320,47 @@ class Wiring(unittest.TestCase):
                 if item["kind"] == "StatefulSet":
                     self.assertEqual(chart.pick(objects, "Service", item["spec"]["serviceName"])["spec"]["clusterIP"], "None")
 
-    def test_network_policies_admit_exactly_the_ports_that_are_meant(self):
+    def test_network_policies_admit_exactly_what_is_meant(self):
         objects = chart.topology("postgres-jetstream")
+
+        def peer(selectors):
+            (kind, selector), = selectors.items()
+            (label, value), = ((key, value) for key, value in selector["matchLabels"].items()
+                               if key not in ("app.kubernetes.io/name", "app.kubernetes.io/instance"))
+            self.assertEqual(
+                [selector["matchLabels"].get(f"app.kubernetes.io/{key}") for key in ("name", "instance")],
+                ["passline", "rel"] if label == "app.kubernetes.io/component" else [None, None])
+            return f"{kind.removesuffix('Selector')} {label.rpartition('/')[2]}={value}"
 
         def admitted(name, direction):
             spec = chart.pick(objects, "NetworkPolicy", name)["spec"]
             self.assertEqual(spec["policyTypes"], ["Ingress", "Egress"])
-            return sorted(str(port["port"]) for rule in spec[direction] for port in rule["ports"])
+            side = "from" if direction == "ingress" else "to"
+            admitted = {}
+            for rule in spec[direction]:
+                self.assertLessEqual(set(rule), {"ports", side})
+                peers = sorted(peer(selectors) for selectors in rule[side]) if side in rule else "all"
+                for port in rule["ports"]:
+                    admitted[f"{port['protocol']} {port['port']}"] = peers
+            return admitted
 
-        self.assertEqual(admitted("rel-passline-gateway", "ingress"), ["admin", "http"])
-        self.assertEqual(admitted("rel-passline-gateway", "egress"), ["4222", "4317", "50051", "53", "53", "8222"])
-        self.assertEqual(admitted("rel-passline-pass-state", "ingress"), ["admin", "grpc"])
-        self.assertEqual(admitted("rel-passline-pass-state", "egress"), ["4317", "53", "53", "5432"])
-        self.assertEqual(admitted("rel-passline-migrate", "ingress"), [])
-        self.assertEqual(admitted("rel-passline-migrate", "egress"), ["53", "53", "5432"])
+        anybody = {"UDP 53": "all", "TCP 53": "all"}
+        metrics = {"TCP admin": ["namespace metadata.name=monitoring"]}
+        self.assertEqual(admitted("rel-passline-gateway", "ingress"), metrics | {
+            "TCP http": ["namespace metadata.name=gateways", "pod component=test"]})
+        self.assertEqual(admitted("rel-passline-gateway", "egress"), anybody | {
+            "TCP 4222": "all", "TCP 8222": "all", "TCP 4317": "all", "TCP 50051": ["pod component=pass-state"]})
+        self.assertEqual(admitted("rel-passline-pass-state", "ingress"), metrics | {
+            "TCP grpc": ["namespace metadata.name=gateways", "pod client=true", "pod component=gateway"]})
+        self.assertEqual(admitted("rel-passline-pass-state", "egress"), anybody | {"TCP 4317": "all", "TCP 5432": "all"})
+        self.assertEqual(admitted("rel-passline-migrate", "ingress"), {})
+        self.assertEqual(admitted("rel-passline-migrate", "egress"), anybody | {"TCP 5432": "all"})
 
     def test_pass_state_is_open_to_gateways_and_named_clients_only(self):
         for topology in set(chart.TOPOLOGIES) - {"insecure"}:
             objects = chart.topology(topology)
             rule = chart.pick(objects, "NetworkPolicy", "rel-passline-pass-state")["spec"]["ingress"][0]
-            selectors = [peer["podSelector"]["matchLabels"] for peer in rule["from"]]
+            selectors = [peer["podSelector"]["matchLabels"] for peer in rule["from"] if "podSelector" in peer]
             self.assertEqual(selectors[1:], [{"passline.dev/client": "true"}])
             gateways = [labels for _, labels, _ in chart.pods(objects) if selectors[0].items() <= labels.items()]
             self.assertEqual([labels["app.kubernetes.io/component"] for labels in gateways], ["gateway"])

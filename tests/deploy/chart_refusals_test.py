@@ -7,10 +7,10 @@ import helm_python as helm
 import chart
 
 
-def errors(values):
+def errors(values, name=chart.RELEASE):
     """What Helm says to values, or nothing."""
     try:
-        chart.render(values)
+        chart.render(values, name)
     except helm.HelmError as error:
         return str(error)
     return ""
@@ -19,6 +19,7 @@ def errors(values):
 class Schema(unittest.TestCase):
     def test_a_wrong_value_is_refused_by_the_name_of_its_key(self):
         digest = "sha256:short"
+        known = {"scopes": ["read"], "token_sha256": ["0" * 64], "sources": ["*"]}
         for topology, path, value, named in (
             ("sqlite-embedded", "gateway.replicas", "two", "gateway/replicas"),
             ("sqlite-embedded", "gateway.replicas", 0, "gateway/replicas"),
@@ -44,6 +45,21 @@ class Schema(unittest.TestCase):
             ("sqlite-embedded", "passState.migrations.mode", "hook", "passState/migrations/mode"),
             ("sqlite-embedded", "passState.auth.principals", [{"name": "a", "scopes": ["write"]}], "passState/auth/principals/0/scopes"),
             ("sqlite-embedded", "passState.auth.principals", [{"name": "a", "scopes": [], "token": "plt_x"}], "token"),
+            ("sqlite-embedded", "passState.auth.principals", [{"name": "a b", **known}], "passState/auth/principals/0/name"),
+            ("sqlite-embedded", "passState.auth.principals", [{"name": "", **known}], "passState/auth/principals/0/name"),
+            ("sqlite-embedded", "passState.auth.principals", [{"name": "a", **known, "scopes": []}], "passState/auth/principals/0/scopes"),
+            ("sqlite-embedded", "passState.auth.principals", [{"name": "a", **known, "token_sha256": []}], "passState/auth/principals/0"),
+            ("sqlite-embedded", "passState.auth.principals", [{"name": "a", **known, "sources": []}], "passState/auth/principals/0"),
+            ("sqlite-embedded", "gateway.config.http.requests_in_flight_max", 0, "gateway/config/http/requests_in_flight_max"),
+            ("sqlite-embedded", "gateway.config.http.limits.header_count_max", 257, "gateway/config/http/limits/header_count_max"),
+            ("sqlite-embedded", "gateway.podSecurityContext.fsGroupChangePolicy", "Always", "gateway/podSecurityContext/fsGroupChangePolicy"),
+            ("sqlite-embedded", "gateway.podSecurityContext.fsGroupChangePolicy", None, "gateway/podSecurityContext"),
+            ("sqlite-embedded", "nameOverride", "My_Name", "nameOverride"),
+            ("sqlite-embedded", "fullnameOverride", "Bad Name", "fullnameOverride"),
+            ("sqlite-embedded", "fullnameOverride", "1st", "fullnameOverride"),
+            ("sqlite-embedded", "global.commonLabels", {"app.kubernetes.io/name": "x"}, "global/commonLabels"),
+            ("sqlite-embedded", "gateway.podLabels", {"app.kubernetes.io/component": "x"}, "gateway/podLabels"),
+            ("sqlite-embedded", "passState.service.labels", {"passline.dev/service": "headless"}, "passState/service/labels"),
             ("sqlite-embedded", "networkPolicy.enabled", "yes", "networkPolicy/enabled"),
             ("sqlite-embedded", "certManager.renewBefore", "a month", "certManager/renewBefore"),
         ):
@@ -69,7 +85,16 @@ class Combinations(unittest.TestCase):
             self.assertIn(words, told)
 
     def test_what_can_not_work_is_refused_with_what_to_do(self):
-        twice = chart.values_of("sqlite-embedded")["gateway"]["sources"][:1] * 2
+        source = chart.values_of("sqlite-embedded")["gateway"]["sources"][0]
+        twice = [source] * 2
+
+        def tested(**auth):
+            return [source | {"auth": source["auth"] | auth}, chart.values_of("sqlite-embedded")["gateway"]["sources"][1]]
+
+        def principal(**changes):
+            return {"name": "a", "scopes": ["read"], "token_sha256": ["0" * 64], "sources": ["*"]} | changes
+
+        own = {"client_names": ["REL-passline-gateway.ns.svc.cluster.local"], "token_sha256": []}
         for topology, path, value, words in (
             ("sqlite-embedded", "passState.replicas", 2, 'SQLite is a file of one process: set passState.replicas to 1, or passState.store.backend to "postgres"'),
             ("sqlite-embedded", "passState.autoscaling.enabled", True, "set passState.autoscaling.enabled to false"),
@@ -118,6 +143,24 @@ class Combinations(unittest.TestCase):
             ("sqlite-embedded", "gateway.config.ack.sources.acme", "durable", 'gateway.config.ack.sources names "acme"'),
             ("sqlite-embedded", "tests.source", "acme", "which is none of gateway.sources"),
             ("sqlite-embedded", "tests.token.existingSecret", "", "name the Secret with its token in tests.token.existingSecret"),
+            ("sqlite-embedded", "gateway.sources", [source, source | {"name": "b", "uid": source["name"]}], '"b" has the uid of another one, "acme-passkit"'),
+            ("sqlite-embedded", "passState.auth.principals", [principal()], "passState.auth.principals would not count beside passState.auth.existingSecret"),
+            ("sqlite-jetstream", "passState.auth.principals", [principal(name="gateway")], "passState.auth.principals[0] (gateway) has the same name as the chart's own"),
+            ("sqlite-jetstream", "passState.auth.principals", [principal(**own)], "passState.auth.principals[0] (a) has the same client_names as the chart's own"),
+            ("sqlite-jetstream", "passState.auth.principals", [principal(), principal(name="b")], "passState.auth.principals[1] (b) has the same token_sha256 as passState.auth.principals[0] (a)"),
+            ("sqlite-jetstream", "passState.auth.principals", [principal(organizations=["acme"])], 'sees all sources by "*" and names something else'),
+            ("sqlite-embedded", "gateway.config.drain_delay", "61s", "gateway.config.drain_delay is 61s, and at most 60s are taken"),
+            ("sqlite-embedded", "passState.config.drain_delay", "2m", "passState.config.drain_delay is 2m"),
+            ("sqlite-embedded", "gateway.config.http.body_bytes_max", "2MiB", "gateway.config.http.body_bytes_max is 2MiB: set it to 1KiB at least and 1MiB at most"),
+            ("postgres-jetstream", "networkPolicy.passState.allowIngressFrom", [], "passState.grpcRoute would carry no call"),
+            ("postgres-jetstream", "observability.serviceMonitor.tlsConfig", None, "observability.serviceMonitor could not scrape by TLS, as gateway.admin.tlsSecret asks for"),
+            ("postgres-embedded", "gateway.config.telemetry.metrics", False, "observability.podMonitor would find no metrics: remove gateway.config.telemetry.metrics"),
+            ("sqlite-embedded", "gateway.serviceAccount.name", "rel-passline-pass-state", 'would both make "rel-passline-pass-state"'),
+            ("sqlite-embedded", "passState.tls", {"clientCa": {"existingSecret": "ca"}, "clientAuth": "required"}, "name a client certificate in tests.clientSecret"),
+            ("sqlite-embedded", "gateway.tls", {"existingSecret": "hooks", "clientCa": {"existingSecret": "ca"}}, 'gateway.tls.clientAuth is "required" and it has no certificate for them: set that to "optional", or leave tests.source empty'),
+            ("sqlite-embedded", "gateway.sources", tested(header="x-other"), "signs only as vendors usually do, without its auth.header"),
+            ("sqlite-embedded", "gateway.sources", tested(encoding="base64", secret_encoding="base64"), "without its auth.encoding, auth.secret_encoding: name a source without them"),
+            ("sqlite-embedded", "gateway.sources", tested(scheme="api_key"), "without its auth.header"),
             ("insecure", "gateway.sources", [{"name": "trial", "vendor": "standard", "allow_from": ["192.0.2.1/32"], "auth": {"scheme": "none"}}], "which has no secret to sign with"),
         ):
             with self.subTest(topology, path=path, value=value):
@@ -125,7 +168,16 @@ class Combinations(unittest.TestCase):
                 self.assertIn("these values can't work", told)
                 self.assertIn(words, told)
 
+    def test_a_name_that_no_service_may_have_is_refused(self):
+        for name in ("my.rel", "1st"):
+            with self.subTest(name):
+                told = errors(chart.values_of("sqlite-embedded"), name)
+                self.assertIn(f'the Services would be called "{name}-passline-…"', told)
+                self.assertIn("set fullnameOverride", told)
+                self.assertEqual(errors(chart.merged(chart.values_of("sqlite-embedded"), {"fullnameOverride": "passline"}), name), "")
+
     def test_what_only_looks_alike_is_taken(self):
+        source = chart.values_of("sqlite-embedded")["gateway"]["sources"][0]
         for topology, path, value in (
             ("sqlite-embedded", "gateway.terminationGracePeriodSeconds", 30),
             ("sqlite-embedded", "gateway.pdb.minAvailable", 1),
@@ -136,6 +188,13 @@ class Combinations(unittest.TestCase):
             ("postgres-embedded", "gateway.passState.endpoint", "https://pass-state.example.org:443"),
             ("insecure", "gateway.spool.persistence", {"enabled": True, "existingClaim": "spool"}),
             ("insecure", "gateway.podSecurityContext", {"runAsUser": None, "runAsGroup": None, "fsGroup": None}),
+            ("sqlite-embedded", "gateway.config.drain_delay", "1m"),
+            ("sqlite-embedded", "gateway.config.http.body_bytes_max", "1MiB"),
+            ("sqlite-embedded", "gateway.sources", [dict(source, auth=dict(source["auth"], header="X-PassKit-Signature", encoding="any", prefix="sha256=")), source | {"name": "acme-passworks"}]),
+            ("sqlite-jetstream", "passState.auth.principals", [{"name": "b", "scopes": ["read"], "token_sha256": ["0" * 64], "organizations": ["acme"]}]),
+            ("postgres-jetstream", "networkPolicy.passState", {"allowIngressFrom": [], "extraIngressRules": [{"ports": [{"port": "grpc"}]}]}),
+            ("sqlite-embedded", "nameOverride", "1st"),
+            ("sqlite-embedded", "gateway.podLabels", {"team": "payments"}),
         ):
             with self.subTest(topology, path=path, value=value):
                 self.assertEqual(errors(chart.merged(chart.values_of(topology), chart.changes(path, value))), "")

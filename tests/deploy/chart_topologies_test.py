@@ -3,6 +3,8 @@
 import importlib.machinery
 import importlib.util
 import re
+import shlex
+import tomllib
 import unittest
 
 import helm_python as helm
@@ -105,6 +107,23 @@ CUSTOM = {
         {"type": "array", "items": closed(["path"], path=closed(["type", "value"], type={"const": "PathPrefix"}, value={"type": "string"}))}
     ),
     ("gateway.networking.k8s.io/v1", "GRPCRoute"): route({"type": "array"}),
+    ("gateway.networking.k8s.io/v1", "BackendTLSPolicy"): closed(
+        ["targetRefs", "validation"],
+        targetRefs={
+            "type": "array",
+            "minItems": 1,
+            "items": closed(["group", "kind", "name"], group={"const": ""}, kind={"const": "Service"}, name={"type": "string"}),
+        },
+        validation=closed(
+            ["hostname"],
+            hostname={"type": "string"},
+            caCertificateRefs={
+                "type": "array",
+                "minItems": 1,
+                "items": closed(["group", "kind", "name"], group={"const": ""}, kind={"const": "ConfigMap"}, name={"type": "string"}),
+            },
+        ),
+    ),
     ("cert-manager.io/v1", "Certificate"): closed(
         ["secretName", "issuerRef", "dnsNames"],
         secretName={"type": "string"},
@@ -180,8 +199,56 @@ class Topologies(unittest.TestCase):
                 insecure = name == "insecure"
                 self.assertIn("passline.v1.PassService/GetLogInfo", notes)
                 self.assertEqual("grpcurl -plaintext" in notes, insecure)
-                self.assertEqual("-cacert passline-ca.crt" in notes, not insecure)
                 self.assertEqual("WARNING: passState.insecure is true" in notes, insecure)
+
+    def told(self, values):
+        """The flags of the notes' grpcurl, as a dict, and the notes."""
+        notes = chart.render(values)["NOTES.txt"]
+        command = shlex.split(next(line for line in notes.splitlines() if line.startswith("  grpcurl ")))
+        self.assertEqual(command[-2:], ["127.0.0.1:50051", "passline.v1.PassService/GetLogInfo"])
+        flags = command[1:-2]
+        if flags[0] == "-plaintext":
+            flags = ["-plaintext", "", *flags[1:]]
+        self.assertTrue(all(flag.startswith("-") for flag in flags[::2]), flags)
+        return dict(zip(flags[::2], flags[1::2], strict=True)), notes
+
+    def test_the_notes_check_pass_states_certificate_as_the_gateways_do(self):
+        server_name = chart.changes("gateway.passState.tls.serverName", "pass-state.example.org")
+        for topology, changes in (
+            ("sqlite-embedded", {}), ("sqlite-embedded", server_name), ("sqlite-jetstream", {}), ("postgres-embedded", {}),
+            ("postgres-jetstream", {}),
+        ):
+            with self.subTest(topology, changes=changes):
+                values = chart.merged(chart.values_of(topology), changes)
+                flags, notes = self.told(values)
+                objects = chart.objects_of(chart.render(values))
+                config = tomllib.loads(chart.pick(objects, "ConfigMap", "rel-passline-gateway")["data"]["webhook-gateway.toml"])
+                tls = config["pass_state"]["tls"]
+                host = config["pass_state"]["endpoint"].removeprefix("https://").partition(":")[0]
+                self.assertEqual(flags["-authority"], tls.get("server_name", host))
+                for item in objects:
+                    if item["kind"] == "Certificate" and item["metadata"]["name"] == "rel-passline-pass-state-tls":
+                        self.assertIn(flags["-authority"], item["spec"]["dnsNames"])
+                _, secret, key = tls["ca_file"].rsplit("/", 2)
+                self.assertRegex(notes, rf'get secret {secret} -o .*"{re.escape(key)}".* > {flags["-cacert"]}\n')
+                self.assertEqual(flags["-H"], "authorization: Bearer $TOKEN")
+                required = values["passState"].get("tls", {}).get("clientAuth") == "required"
+                self.assertEqual({"-cert", "-key"} <= set(flags), required)
+        self.assertEqual(self.told(chart.values_of("insecure"))[0], {"-plaintext": ""})
+        roots = chart.merged(chart.values_of("sqlite-embedded"), {"gateway": {"passState": {"tls": {
+            "systemRoots": True, "ca": {"existingSecret": ""}}}}})
+        self.assertNotIn("-cacert", self.told(roots)[0])
+
+    def test_the_notes_tell_every_way_in_and_how_many_there_are(self):
+        for topology, words in (
+            ("sqlite-embedded", ["2 gateway(s)", "1 pass-state", "https://hooks.example.org/webhooks/{source}\n"]),
+            ("sqlite-jetstream", ["get service rel-passline-gateway -o jsonpath", "https://ADDRESS:443/webhooks/{source}"]),
+            ("postgres-jetstream", ["3 to 8 gateway(s)", "2 to 6 pass-state", "http(s)://hooks.example.org/webhooks/{source}, as the listeners of public say"]),
+        ):
+            notes = chart.render(chart.values_of(topology))["NOTES.txt"]
+            for word in words:
+                with self.subTest(topology, word=word):
+                    self.assertIn(word, notes)
 
 
 class Generated(unittest.TestCase):

@@ -92,10 +92,12 @@
 {{- include "passline.toml" (dict "value" (mergeOverwrite (deepCopy $values.config) $own) "path" "") }}
 {{- end -}}
 
-{{/* (dict "root" $ "migrate" bool): for the replicas, or for the Job that migrates. */}}
+{{/* (dict "root" $ "migrate" bool): for the replicas, or for the Job that migrates, which listens nowhere and asks nobody who they are. */}}
 {{- define "passline.passState.config" -}}
 {{- $root := .root -}}
 {{- $values := .root.Values.passState -}}
+{{- $own := dict "telemetry" (dict "service_name" "pass-state") -}}
+{{- if not .migrate -}}
 {{- $address := .root.Values.bindAddress -}}
 {{- $grpc := dict "listen" (include "passline.listen" (dict "address" $address "port" 50051)) "health_listen" (include "passline.listen" (dict "address" $address "port" 50052)) "insecure" $values.insecure -}}
 {{- with include "passline.passState.tlsSecret" $root -}}
@@ -109,17 +111,18 @@
 {{- end -}}
 {{- $admin := dict "listen" (include "passline.listen" (dict "address" $address "port" 8082)) -}}
 {{- with $values.admin.tlsSecret }}{{ $_ := set $admin "tls" (include "passline.keyPair" . | fromJson) }}{{ end -}}
-{{- $store := dict "backend" $values.store.backend "migrations" (ternary "auto" "off" (eq $values.migrations.mode "auto")) -}}
-{{- if eq $values.store.backend "postgres" -}}
-{{- $secret := list $values.store.postgres.existingSecret $values.store.postgres.urlKey -}}
-{{- if and .migrate $values.migrations.job.existingSecret }}{{ $secret = list $values.migrations.job.existingSecret $values.migrations.job.urlKey }}{{ end -}}
-{{- $_ := set $store "postgres" (dict "url" (dict "file" (include "passline.secretPath" $secret))) -}}
-{{- end -}}
-{{- $own := dict "grpc" $grpc "admin" $admin "store" $store "telemetry" (include "passline.telemetryConfig" (dict "root" $root "name" "pass-state") | fromJson) -}}
+{{- $own = dict "grpc" $grpc "admin" $admin "telemetry" (include "passline.telemetryConfig" (dict "root" $root "name" "pass-state") | fromJson) -}}
 {{- with include "passline.passState.principalsSecret" $root -}}
 {{- $file := include "passline.secretPath" (list . (include "passline.passState.principalsKey" $root)) -}}
 {{- $_ := set $own "auth" (dict "principals_file" $file "health" $values.auth.health "reflection" $values.auth.reflection) -}}
 {{- end -}}
+{{- end -}}
+{{- $store := dict "backend" $values.store.backend "migrations" (ternary "auto" "off" (eq $values.migrations.mode "auto")) -}}
+{{- if eq $values.store.backend "postgres" -}}
+{{- $url := splitn "/" 2 (ternary (include "passline.migrate.url" $root) (printf "%s/%s" $values.store.postgres.existingSecret $values.store.postgres.urlKey) .migrate) -}}
+{{- $_ := set $store "postgres" (dict "url" (dict "file" (include "passline.secretPath" (list $url._0 $url._1)))) -}}
+{{- end -}}
+{{- $_ := set $own "store" $store -}}
 # Made by the chart {{ $root.Chart.Name }}; secrets are files.
 {{- include "passline.toml" (dict "value" (mergeOverwrite (deepCopy $values.config) $own) "path" "") }}
 {{- end -}}

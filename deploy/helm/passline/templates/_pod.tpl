@@ -13,42 +13,14 @@ metadata:
   {{- if .values.restartOnConfigChange }}
   {{- $_ := set $annotations "checksum/config" (sha256sum .config) }}
   {{- end }}
-  {{- if and (eq .component "pass-state") (include "passline.passState.principalsRendered" .root) .values.restartOnConfigChange }}
-  {{- $_ := set $annotations "checksum/principals" (include "passline.passState.principals" .root | sha256sum) }}
-  {{- end }}
   {{- with merge (deepCopy .values.podAnnotations) $annotations .root.Values.global.commonAnnotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
   serviceAccountName: {{ include "passline.serviceAccountName" . }}
-  automountServiceAccountToken: false
-  enableServiceLinks: false
-  {{- with .root.Values.global.imagePullSecrets }}
-  imagePullSecrets:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .values.priorityClassName }}
-  priorityClassName: {{ . }}
-  {{- end }}
-  {{- with .values.runtimeClassName }}
-  runtimeClassName: {{ . }}
-  {{- end }}
+  {{- include "passline.placement" . | nindent 2 }}
   terminationGracePeriodSeconds: {{ include "passline.terminationGracePeriodSeconds" . }}
-  securityContext:
-    {{- toYaml .values.podSecurityContext | nindent 4 }}
-  {{- with .values.nodeSelector }}
-  nodeSelector:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .values.affinity }}
-  affinity:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .values.tolerations }}
-  tolerations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
   {{- with .values.topologySpreadConstraints }}
   topologySpreadConstraints:
     {{- range . }}
@@ -122,6 +94,36 @@ spec:
     {{- with .values.extraVolumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+{{- end -}}
+
+{{/* What the pods of a Job and of the test have in common with the services' pods, too: rights, pulling, and where they may run. */}}
+{{- define "passline.placement" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .root.Values.global.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+securityContext:
+  {{- toYaml .values.podSecurityContext | nindent 2 }}
+{{- with .values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{/* A claim of a StatefulSet: (dict "root" $ "component" … "persistence" …). */}}

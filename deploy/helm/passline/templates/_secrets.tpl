@@ -168,6 +168,23 @@ Every file that a pod takes from a Secret, as YAML {secret: [key, …]}. All are
 {{- include "passline.otlp.files" . -}}
 {{- end -}}
 
+{{/* What the Job that migrates takes: the database's URL and authorities. */}}
+{{- define "passline.migrate.files" -}}
+{{ include "passline.migrate.url" . }}
+{{- with .Values.passState.store.postgres }}
+{{- if .caKey }}
+{{ .existingSecret }}/{{ .caKey }}
+{{- end }}
+{{- end }}
+{{- end -}}
+{{- define "passline.migrate.url" -}}
+{{- with .Values.passState -}}
+{{- if .migrations.job.existingSecret }}{{ .migrations.job.existingSecret }}/{{ .migrations.job.urlKey }}
+{{- else }}{{ .store.postgres.existingSecret }}/{{ .store.postgres.urlKey }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* A projected volume of such lines. */}}
 {{- define "passline.secretsVolume" -}}
 {{- $files := dict -}}

@@ -48,3 +48,8 @@ equal. A preStop sleep counts as well.
 {{- $port := regexFind ":[0-9]+$" (trimSuffix "/" .url) | trimPrefix ":" -}}
 {{- if $port }}{{ $port }}{{ else }}{{ .default }}{{ end -}}
 {{- end -}}
+
+{{/* How many pods: "2", or "2 to 8" where they are scaled. */}}
+{{- define "passline.notes.count" -}}
+{{- if .autoscaling.enabled }}{{ .autoscaling.minReplicas }} to {{ .autoscaling.maxReplicas }}{{ else }}{{ .replicas }}{{ end -}}
+{{- end -}}

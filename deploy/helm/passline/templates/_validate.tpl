@@ -10,7 +10,18 @@
 
 {{/* One fault a line. */}}
 {{- define "passline.faults" -}}
-{{- include "passline.faults.passState" . }}
+{{- $name := include "passline.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+the Services would be called "{{ $name }}-…", which Kubernetes does not take: set fullnameOverride to letters, digits and "-" with a letter first, or choose another name for the release.
+{{- end }}
+{{- $accounts := dict -}}
+{{- range $component, $values := dict "gateway" .Values.gateway "pass-state" .Values.passState -}}
+{{- if $values.serviceAccount.create }}{{ $_ := set $accounts (include "passline.serviceAccountName" (dict "root" $ "component" $component "values" $values)) true }}{{ end -}}
+{{- end -}}
+{{- if and .Values.gateway.serviceAccount.create .Values.passState.serviceAccount.create (lt (len $accounts) 2) }}
+gateway.serviceAccount and passState.serviceAccount would both make "{{ first (keys $accounts) }}": give them names of their own, or set create to false for one of them.
+{{- end }}
+{{ include "passline.faults.passState" . }}
 {{ include "passline.faults.access" . }}
 {{ include "passline.faults.gateway" . }}
 {{ include "passline.faults.sources" . }}
@@ -19,6 +30,18 @@
 {{- with .Values.observability }}
 {{- if and .serviceMonitor.enabled .podMonitor.enabled }}
 observability.serviceMonitor and observability.podMonitor would scrape every pod twice: enable one of them.
+{{- end }}
+{{- range $kind, $monitor := dict "serviceMonitor" .serviceMonitor "podMonitor" .podMonitor }}
+{{- if $monitor.enabled }}
+{{- range $key, $values := dict "gateway" $.Values.gateway "passState" $.Values.passState }}
+{{- if and $values.admin.tlsSecret (not $monitor.tlsConfig) }}
+observability.{{ $kind }} could not scrape by TLS, as {{ $key }}.admin.tlsSecret asks for: say in observability.{{ $kind }}.tlsConfig how its certificate is checked, or remove tlsSecret.
+{{- end }}
+{{- if eq (toString ($values.config.telemetry).metrics) "false" }}
+observability.{{ $kind }} would find no metrics: remove {{ $key }}.config.telemetry.metrics, or disable {{ $kind }}.
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -41,6 +64,11 @@ passState.store.backend is "postgres" without a database: make a Secret with its
 {{- if and .grpcRoute.enabled (not .grpcRoute.parentRefs) }}
 passState.grpcRoute is enabled without a gateway: name it in passState.grpcRoute.parentRefs.
 {{- end }}
+{{- with $.Values.networkPolicy }}
+{{- if and $.Values.passState.grpcRoute.enabled .enabled (not .passState.allowIngressFrom) (not .passState.extraIngressRules) }}
+passState.grpcRoute would carry no call, since the NetworkPolicy admits none of its gateway's pods: name them in networkPolicy.passState.allowIngressFrom.
+{{- end }}
+{{- end }}
 {{- if and .config.store (eq .store.backend "sqlite") (.config.store).postgres }}
 passState.config.store.postgres is for PostgreSQL: remove it, or set passState.store.backend to "postgres".
 {{- end }}
@@ -59,6 +87,31 @@ pass-state would speak plaintext: set certManager.enabled with an issuer, or nam
 {{- if not $auth }}
 pass-state would answer everybody: name a Secret with a principals file in passState.auth.existingSecret, or write passState.auth.principals; to allow calls without authentication set passState.insecure to true.
 {{- end }}
+{{- end }}
+{{- with .Values.passState.auth }}
+{{- if and .existingSecret .principals }}
+passState.auth.principals would not count beside passState.auth.existingSecret: write them into that Secret, or remove one of both.
+{{- end }}
+{{- $seen := dict -}}
+{{- if include "passline.passState.ownGateway" $ -}}
+{{- $_ := set $seen "name gateway" "the chart's own, for the gateways (passState.auth.gatewayPrincipal)" -}}
+{{- $_ := set $seen (printf "client_names %s" (include "passline.gateway.clientName" $)) "the chart's own, for the gateways (passState.auth.gatewayPrincipal)" -}}
+{{- end -}}
+{{- range $index, $principal := .principals -}}
+{{- $place := printf "passState.auth.principals[%d] (%s)" $index $principal.name -}}
+{{- $claims := list (printf "name %s" $principal.name) -}}
+{{- range $principal.token_sha256 }}{{ $claims = append $claims (printf "token_sha256 %s" .) }}{{ end -}}
+{{- range $principal.client_names }}{{ $claims = append $claims (printf "client_names %s" (ternary . (lower .) (contains ":" .))) }}{{ end -}}
+{{- range $claim := $claims -}}
+{{- with index $seen $claim }}
+{{ $place }} has the same {{ splitList " " $claim | first }} as {{ . }}: give each its own.
+{{- end -}}
+{{- $_ := set $seen $claim $place -}}
+{{- end -}}
+{{- if and (has "*" $principal.sources) (or (gt (len $principal.sources) 1) $principal.organizations) }}
+{{ $place }} sees all sources by "*" and names something else, too: remove what is not meant.
+{{- end -}}
+{{- end -}}
 {{- end }}
 {{- if and .Values.certManager.enabled (not .Values.certManager.issuerRef.name) }}
 certManager is enabled without an issuer: name it in certManager.issuerRef.name.
@@ -94,6 +147,12 @@ gateway.passState.token would be sent in plaintext: use TLS, or set passState.in
 {{- $root := . -}}
 {{- with .Values.gateway -}}
 {{- $spool := default dict .config.spool -}}
+{{- with (.config.http).body_bytes_max }}
+{{- $kib := include "passline.kib" . | int }}
+{{- if or (lt $kib 1) (gt $kib 1024) }}
+gateway.config.http.body_bytes_max is {{ . }}: set it to 1KiB at least and 1MiB at most.
+{{- end }}
+{{- end }}
 {{- if eq .spool.backend "embedded" }}
 {{- if .autoscaling.enabled }}
 gateway.autoscaling would strand the volumes of gateways that are scaled away, with what they still hold: set gateway.autoscaling.enabled to false, or gateway.spool.backend to "jetstream".
@@ -142,13 +201,17 @@ gateway.httpRoute is enabled without a gateway: name it in gateway.httpRoute.par
 
 {{- define "passline.faults.sources" -}}
 {{- $names := list -}}
+{{- $uids := list -}}
 {{- range .Values.gateway.sources }}
 {{- if and (ne .auth.scheme "none") (not .auth.secrets) }}
 gateway.sources: "{{ .name }}" has no secret: name one by auth.secrets: [{existingSecret: …, key: …}].
 {{- end }}
 {{- if has .name $names }}
 gateway.sources: "{{ .name }}" is there twice: rename one of them.
+{{- else if has (default .name .uid) $uids }}
+gateway.sources: "{{ .name }}" has the uid of another one, "{{ default .name .uid }}": give it a uid of its own.
 {{- end }}
+{{- $uids = append $uids (default .name .uid) }}
 {{- $names = append $names .name }}
 {{- end }}
 {{- $http := default dict .Values.gateway.config.http }}
@@ -169,9 +232,29 @@ tests.source is "{{ . }}", which is none of gateway.sources: name one of them, o
 {{- if and (include "passline.passState.principalsSecret" $) (not $.Values.tests.token.existingSecret) (not $.Values.tests.clientSecret) }}
 the test could not read from pass-state: name the Secret with its token in tests.token.existingSecret, or its client certificate in tests.clientSecret.
 {{- end }}
+{{- if and (include "passline.passState.clientCa" $) (eq $.Values.passState.tls.clientAuth "required") (not $.Values.gateway.passState.endpoint) (not $.Values.tests.clientSecret) }}
+the test could not connect to pass-state, since passState.tls.clientAuth is "required": name a client certificate in tests.clientSecret, or leave tests.source empty.
+{{- end }}
+{{- if and (include "passline.gateway.tlsSecret" $) $.Values.gateway.tls.clientCa.existingSecret (eq $.Values.gateway.tls.clientAuth "required") }}
+the test could not connect to the gateways, since gateway.tls.clientAuth is "required" and it has no certificate for them: set that to "optional", or leave tests.source empty.
+{{- end }}
 {{- range $.Values.gateway.sources }}
-{{- if and (eq .name $.Values.tests.source) (eq .auth.scheme "none") }}
+{{- if eq .name $.Values.tests.source }}
+{{- if eq .auth.scheme "none" }}
 tests.source is "{{ .name }}", which has no secret to sign with: name a source that has one.
+{{- end }}
+{{- /* What `passline smoke` knows of a source is its vendor, scheme and secret; prefix and scheme_word need not be there. */ -}}
+{{- $other := list -}}
+{{- $header := get (dict "api_key" "authorization" "hmac" (ternary "x-passkit-signature" "" (eq .vendor "passkit"))) .auth.scheme -}}
+{{- if and (has .auth.scheme (list "api_key" "hmac")) (ne (lower (default $header .auth.header)) $header) }}{{ $other = append $other "auth.header" }}{{ end -}}
+{{- if has .auth.scheme (list "hmac" "signed_envelope") -}}
+{{- if eq (default "any" .auth.encoding) "base64" }}{{ $other = append $other "auth.encoding" }}{{ end -}}
+{{- if eq (default "any" .auth.secret_encoding) "base64" }}{{ $other = append $other "auth.secret_encoding" }}{{ end -}}
+{{- end -}}
+{{- if .envelope }}{{ $other = append $other "envelope" }}{{ end -}}
+{{- with $other }}
+tests.source is "{{ $.Values.tests.source }}", but the test signs only as vendors usually do, without its {{ join ", " . }}: name a source without them, such as one of vendor "standard" with scheme "standard_webhooks", or leave tests.source empty.
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -203,6 +286,11 @@ gateway.config.ack.sources names "{{ $name }}", which is none of gateway.sources
 {{- else if or (eq $min "100%") (and (not (hasSuffix "%" $min)) (ge (int $min) $pods)) }}
 {{ $.key }}.pdb.minAvailable is {{ $min }} of {{ $pods }}, which lets no pod go: no node could ever be drained. Lower it, or use maxUnavailable: 1.
 {{- end }}
+{{- end }}
+{{- end }}
+{{- with .values.config.drain_delay }}
+{{- if gt (include "passline.seconds" . | int) 60 }}
+{{ $.key }}.config.drain_delay is {{ . }}, and at most 60s are taken: lower it.
 {{- end }}
 {{- end }}
 {{- $own := int .values.terminationGracePeriodSeconds }}
