@@ -144,7 +144,7 @@ class CheckConfig(unittest.TestCase):
             self.assertGreaterEqual(len(keys), fewest)
             for limit, beyond in (("minimum", -1), ("maximum", 1)):
                 config = {}
-                told = []
+                told = {}
                 for path, schema in keys:
                     # The embedded spool's keys and JetStream's exclude each other, and less than nothing is no number of them.
                     if path[:2] == ("spool", "jetstream") or schema[limit] + beyond < 0:
@@ -153,17 +153,17 @@ class CheckConfig(unittest.TestCase):
                     for part in path[:-1]:
                         at = at.setdefault(part, {})
                     at[path[-1]] = schema[limit] + beyond
-                    told.append(".".join(path))
+                    told[".".join(path)] = f"{schema['minimum']} to {schema['maximum']}"
                 if not told:
                     continue
                 with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
                     file.write("\n".join(f"{name} = {value}" for name, value in flat(config)))
                     file.flush()
                     done = self.check(program, file.name, {"PATH": os.environ["PATH"]})
-                for key in told:
+                for key, bounds in told.items():
                     with self.subTest(program, key=key, limit=limit):
                         table, _, last = key.rpartition(".")
-                        self.assertRegex(done.stderr, rf"(?m)^({re.escape(key)} .* out of range|{re.escape(table)} .*: {last} must be )")
+                        self.assertRegex(done.stderr, rf"(?m)^({re.escape(key)} .*: .* allowed: {bounds};|{re.escape(table)} .*: {last} must be {bounds};)")
 
     def test_every_kind_of_value_becomes_the_toml_that_it_means(self):
         values = chart.merged(chart.values_of("sqlite-embedded"), {"gateway": {"config": {

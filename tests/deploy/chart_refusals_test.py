@@ -152,6 +152,7 @@ class Combinations(unittest.TestCase):
             ("sqlite-embedded", "gateway.config.drain_delay", "61s", "gateway.config.drain_delay is 61s, and at most 60s are taken"),
             ("sqlite-embedded", "passState.config.drain_delay", "2m", "passState.config.drain_delay is 2m"),
             ("sqlite-embedded", "gateway.config.http.body_bytes_max", "2MiB", "gateway.config.http.body_bytes_max is 2MiB: set it to 1KiB at least and 1MiB at most"),
+            ("sqlite-embedded", "passState.config.ingest.body_bytes_max", "128KiB", "pass-state takes bodies of at most 128KiB, and gateways would take 256KiB"),
             ("postgres-jetstream", "networkPolicy.passState.allowIngressFrom", [], "passState.grpcRoute would carry no call"),
             ("postgres-jetstream", "observability.serviceMonitor.tlsConfig", None, "observability.serviceMonitor could not scrape by TLS, as gateway.admin.tlsSecret asks for"),
             ("postgres-embedded", "gateway.config.telemetry.metrics", False, "observability.podMonitor would find no metrics: remove gateway.config.telemetry.metrics"),

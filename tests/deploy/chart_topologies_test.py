@@ -291,8 +291,8 @@ class Generated(unittest.TestCase):
         with helm.Chart.load(chart.CHART) as loaded:
             walk(loaded.schema, "")
 
-    def test_the_services_own_drain_times_are_the_charts_defaults(self):
-        template = (chart.CHART / "templates/_units.tpl").read_text()
+    def test_the_services_own_defaults_are_the_charts(self):
+        template = "".join((chart.CHART / f"templates/{name}.tpl").read_text() for name in ("_units", "_validate"))
         example = {
             service: dict((key, value) for key, value, _ in self.generate.toml_keys(
                 (chart.ROOT / f"services/{service}/{service}.example.toml").read_text()))
@@ -305,6 +305,8 @@ class Generated(unittest.TestCase):
             ("pass-state", "telemetry.export_timeout", r'export_timeout\) \| default "(\w+)"'),
             ("webhook-gateway", "http.limits.drain_timeout", r'\$config\.http\)\.limits\)\.drain_timeout\) \| default "(\w+)"'),
             ("webhook-gateway", "forward.drain_timeout", r'\$config\.forward\)\.drain_timeout\) \| default "(\w+)"'),
+            ("webhook-gateway", "http.body_bytes_max", r'default "(\w+)" \(\.config\.http\)\.body_bytes_max'),
+            ("pass-state", "ingest.body_bytes_max", r'default "(\w+)" \(\$root\.Values\.passState\.config\.ingest\)\.body_bytes_max'),
             ("pass-state", "grpc.limits.drain_timeout", r'\$config\.grpc\)\.limits\)\.drain_timeout\) \| default "(\w+)"'),
         ):
             with self.subTest(service, key=key):

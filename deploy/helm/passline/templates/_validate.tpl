@@ -153,6 +153,11 @@ gateway.passState.token would be sent in plaintext: use TLS, or set passState.in
 gateway.config.http.body_bytes_max is {{ . }}: set it to 1KiB at least and 1MiB at most.
 {{- end }}
 {{- end }}
+{{- $body := default "256KiB" (.config.http).body_bytes_max }}
+{{- $taken := default "1MiB" ($root.Values.passState.config.ingest).body_bytes_max }}
+{{- if and (not .passState.endpoint) (gt (include "passline.kib" $body | int) (include "passline.kib" $taken | int)) }}
+pass-state takes bodies of at most {{ $taken }}, and gateways would take {{ $body }}: lower gateway.config.http.body_bytes_max, or raise passState.config.ingest.body_bytes_max.
+{{- end }}
 {{- if eq .spool.backend "embedded" }}
 {{- if .autoscaling.enabled }}
 gateway.autoscaling would strand the volumes of gateways that are scaled away, with what they still hold: set gateway.autoscaling.enabled to false, or gateway.spool.backend to "jetstream".
