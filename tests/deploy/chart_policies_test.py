@@ -314,6 +314,20 @@ class Wiring(unittest.TestCase):
         path = chart.pick(chart.topology("sqlite-embedded"), "Ingress")["spec"]["rules"][0]["http"]["paths"][0]
         self.assertEqual(path["backend"]["service"], {"name": "rel-passline-gateway", "port": {"name": "http"}})
 
+    def test_keda_scales_instead_of_the_autoscaler(self):
+        trigger = {"type": "prometheus", "metadata": {"serverAddress": "http://prometheus.monitoring:9090", "query": "1", "threshold": "1"}}
+        values = chart.merged(chart.values_of("postgres-jetstream"), chart.changes("gateway.autoscaling.kedaTriggers", [trigger]))
+        objects = chart.objects_of(chart.render(values))
+        self.assertEqual([item["metadata"]["name"] for item in objects if item["kind"] == "HorizontalPodAutoscaler"], ["rel-passline-pass-state"])
+        self.assertNotIn("replicas", chart.pick(objects, "Deployment", "rel-passline-gateway")["spec"])
+        self.assertEqual(chart.pick(objects, "ScaledObject")["spec"], {
+            "scaleTargetRef": {"name": "rel-passline-gateway"},
+            "minReplicaCount": 3,
+            "maxReplicaCount": 8,
+            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 300}}}},
+            "triggers": [{"type": "cpu", "metricType": "Utilization", "metadata": {"value": "70"}}, trigger],
+        })
+
     def test_a_stateful_set_is_governed_by_a_headless_service(self):
         for topology in chart.TOPOLOGIES:
             objects = chart.topology(topology)

@@ -130,6 +130,8 @@ class Combinations(unittest.TestCase):
             ("postgres-embedded", "passState.pdb.minAvailable", "100%", "passState.pdb.minAvailable is 100% of 3"),
             ("postgres-jetstream", "gateway.autoscaling.minReplicas", 20, "gateway.autoscaling.minReplicas (20) is more than maxReplicas (8)"),
             ("postgres-jetstream", "passState.autoscaling.targetCPUUtilizationPercentage", 0, "passState.autoscaling has nothing to go by"),
+            ("postgres-jetstream", "gateway.autoscaling", {"kedaTriggers": [{"type": "cron"}], "extraMetrics": [{"type": "Pods"}]}, "gateway.autoscaling.extraMetrics is for the HorizontalPodAutoscaler"),
+            ("sqlite-embedded", "gateway.autoscaling", {"enabled": True, "kedaTriggers": [{"type": "cron"}]}, "would strand the volumes"),
             ("sqlite-embedded", "gateway.terminationGracePeriodSeconds", 20, "gateway.terminationGracePeriodSeconds is 20, but the drain may take 30 s"),
             ("sqlite-embedded", "passState.terminationGracePeriodSeconds", 27, "passState.terminationGracePeriodSeconds is 27, but the drain may take 28 s"),
             ("sqlite-embedded", "gateway.ingress.hosts", [], "name it in gateway.ingress.hosts"),

@@ -22,7 +22,29 @@ spec:
 
 {{- define "passline.hpa" -}}
 {{- with .values.autoscaling }}
-{{- if .enabled }}
+{{- if and .enabled .kedaTriggers }}
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+{{ include "passline.metadata" (merge (dict "name" (include "passline.component.name" $)) $) }}
+spec:
+  scaleTargetRef:
+    name: {{ include "passline.component.name" $ }}
+  minReplicaCount: {{ .minReplicas }}
+  maxReplicaCount: {{ .maxReplicas }}
+  {{- with .behavior }}
+  advanced:
+    horizontalPodAutoscalerConfig:
+      behavior:
+        {{- toYaml . | nindent 8 }}
+  {{- end }}
+  triggers:
+    {{- range $resource, $target := dict "cpu" .targetCPUUtilizationPercentage "memory" .targetMemoryUtilizationPercentage }}
+    {{- if $target }}
+    - {type: {{ $resource }}, metricType: Utilization, metadata: {value: {{ $target | toString | quote }}}}
+    {{- end }}
+    {{- end }}
+    {{- toYaml .kedaTriggers | nindent 4 }}
+{{- else if .enabled }}
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 {{ include "passline.metadata" (merge (dict "name" (include "passline.component.name" $)) $) }}

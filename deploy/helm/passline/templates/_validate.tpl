@@ -276,7 +276,10 @@ gateway.config.ack.sources names "{{ $name }}", which is none of gateway.sources
 {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
 {{ $.key }}.autoscaling.minReplicas ({{ .minReplicas }}) is more than maxReplicas ({{ .maxReplicas }}): exchange them.
 {{- end }}
-{{- if and .enabled (not .targetCPUUtilizationPercentage) (not .targetMemoryUtilizationPercentage) (not .extraMetrics) }}
+{{- if and .enabled .kedaTriggers .extraMetrics }}
+{{ $.key }}.autoscaling.extraMetrics is for the HorizontalPodAutoscaler, which kedaTriggers replace: write them as triggers, or remove kedaTriggers.
+{{- end }}
+{{- if and .enabled (not .targetCPUUtilizationPercentage) (not .targetMemoryUtilizationPercentage) (not .extraMetrics) (not .kedaTriggers) }}
 {{ $.key }}.autoscaling has nothing to go by: set targetCPUUtilizationPercentage or extraMetrics.
 {{- end }}
 {{- end }}
