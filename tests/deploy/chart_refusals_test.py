@@ -151,6 +151,8 @@ class Combinations(unittest.TestCase):
             ("sqlite-jetstream", "passState.auth.principals", [principal(**own)], "passState.auth.principals[0] (a) has the same client_names as the chart's own"),
             ("sqlite-jetstream", "passState.auth.principals", [principal(), principal(name="b")], "passState.auth.principals[1] (b) has the same token_sha256 as passState.auth.principals[0] (a)"),
             ("sqlite-jetstream", "passState.auth.principals", [principal(organizations=["acme"])], 'sees all sources by "*" and names something else'),
+            ("sqlite-jetstream", "passState.auth.principals", [principal(scopes=["ingest"], sources=[], organizations=["acme"])], "passState.auth.principals[0] (a) may send nothing"),
+            ("insecure", "passState.auth.principals", [principal(**own)], "passState.auth.principals[0] (a) has client_names, but nobody is asked for a certificate"),
             ("sqlite-embedded", "gateway.config.drain_delay", "61s", "gateway.config.drain_delay is 61s, and at most 60s are taken"),
             ("sqlite-embedded", "passState.config.drain_delay", "2m", "passState.config.drain_delay is 2m"),
             ("sqlite-embedded", "gateway.config.http.body_bytes_max", "2MiB", "gateway.config.http.body_bytes_max is 2MiB: set it to 1KiB at least and 1MiB at most"),

@@ -111,6 +111,12 @@ passState.auth.principals would not count beside passState.auth.existingSecret: 
 {{- if and (has "*" $principal.sources) (or (gt (len $principal.sources) 1) $principal.organizations) }}
 {{ $place }} sees all sources by "*" and names something else, too: remove what is not meant.
 {{- end -}}
+{{- if and (has "ingest" $principal.scopes) (not $principal.sources) }}
+{{ $place }} may send nothing, since it has no sources: list those that it sends, or take the scope "ingest" away.
+{{- end -}}
+{{- if and $principal.client_names (not $clientCa) }}
+{{ $place }} has client_names, but nobody is asked for a certificate: name the authorities in passState.tls.clientCa.existingSecret, or remove client_names.
+{{- end -}}
 {{- end -}}
 {{- end }}
 {{- if and .Values.certManager.enabled (not .Values.certManager.issuerRef.name) }}
