@@ -85,11 +85,11 @@ class Combinations(unittest.TestCase):
             self.assertIn(words, told)
 
     def test_what_can_not_work_is_refused_with_what_to_do(self):
-        source = chart.values_of("sqlite-embedded")["gateway"]["sources"][0]
+        source, other = chart.values_of("sqlite-embedded")["gateway"]["sources"]
         twice = [source] * 2
 
         def tested(**auth):
-            return [source | {"auth": source["auth"] | auth}, chart.values_of("sqlite-embedded")["gateway"]["sources"][1]]
+            return [source | {"auth": source["auth"] | auth}, other]
 
         def principal(**changes):
             return {"name": "a", "scopes": ["read"], "token_sha256": ["0" * 64], "sources": ["*"]} | changes
@@ -165,6 +165,8 @@ class Combinations(unittest.TestCase):
             ("sqlite-embedded", "gateway.tls", {"existingSecret": "hooks", "clientCa": {"existingSecret": "ca"}}, 'gateway.tls.clientAuth is "required" and it has no certificate for them: set that to "optional", or leave tests.source empty'),
             ("sqlite-embedded", "gateway.sources", tested(header="x-other"), "signs only as vendors usually do, without its auth.header"),
             ("sqlite-embedded", "gateway.sources", tested(encoding="base64", secret_encoding="base64"), "without its auth.encoding, auth.secret_encoding: name a source without them"),
+            ("sqlite-embedded", "gateway.sources", [source | {"envelope": {"kinds": {"a": "INSTALLED"}, "signed_field": "b"}}, other], "without its envelope.signed_field: name"),
+            ("postgres-embedded", "gateway.sources", [source | {"vendor": "signed_envelope"}], '"acme-passkit" says of no message what it tells'),
             ("sqlite-embedded", "gateway.sources", tested(scheme="api_key"), "without its auth.header"),
             ("insecure", "gateway.sources", [{"name": "trial", "vendor": "standard", "allow_from": ["192.0.2.1/32"], "auth": {"scheme": "none"}}], "which has no secret to sign with"),
         ):
@@ -196,6 +198,7 @@ class Combinations(unittest.TestCase):
             ("sqlite-embedded", "gateway.config.drain_delay", "1m"),
             ("sqlite-embedded", "gateway.config.http.body_bytes_max", "1MiB"),
             ("sqlite-embedded", "gateway.sources", [dict(source, auth=dict(source["auth"], header="X-PassKit-Signature", encoding="any", prefix="sha256=")), source | {"name": "acme-passworks"}]),
+            ("postgres-embedded", "tests", {"source": "acme-envelope", "clientSecret": "test-client"}),
             ("sqlite-jetstream", "passState.auth.principals", [{"name": "b", "scopes": ["read"], "token_sha256": ["0" * 64], "organizations": ["acme"]}]),
             ("postgres-jetstream", "networkPolicy.passState", {"allowIngressFrom": [], "extraIngressRules": [{"ports": [{"port": "grpc"}]}]}),
             ("sqlite-embedded", "nameOverride", "1st"),

@@ -223,6 +223,9 @@ gateway.sources: "{{ .name }}" is there twice: rename one of them.
 gateway.sources: "{{ .name }}" has the uid of another one, "{{ default .name .uid }}": give it a uid of its own.
 {{- end }}
 {{- $uids = append $uids (default .name .uid) }}
+{{- if and (eq .vendor "signed_envelope") (not (.envelope).kinds) }}
+gateway.sources: "{{ .name }}" says of no message what it tells, so all would go to quarantine: map message types to kinds in envelope.kinds.
+{{- end }}
 {{- $names = append $names .name }}
 {{- end }}
 {{- $http := default dict .Values.gateway.config.http }}
@@ -262,7 +265,8 @@ tests.source is "{{ .name }}", which has no secret to sign with: name a source t
 {{- if eq (default "any" .auth.encoding) "base64" }}{{ $other = append $other "auth.encoding" }}{{ end -}}
 {{- if eq (default "any" .auth.secret_encoding) "base64" }}{{ $other = append $other "auth.secret_encoding" }}{{ end -}}
 {{- end -}}
-{{- if .envelope }}{{ $other = append $other "envelope" }}{{ end -}}
+{{- /* Kinds and control say what becomes of a message; the other keys, what one looks like. */ -}}
+{{- range $key, $_ := omit (default dict .envelope) "kinds" "control" }}{{ $other = append $other (printf "envelope.%s" $key) }}{{ end -}}
 {{- with $other }}
 tests.source is "{{ $.Values.tests.source }}", but the test signs only as vendors usually do, without its {{ join ", " . }}: name a source without them, such as one of vendor "standard" with scheme "standard_webhooks", or leave tests.source empty.
 {{- end }}
