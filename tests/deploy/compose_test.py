@@ -94,6 +94,10 @@ class Compose(unittest.TestCase):
             self.assertEqual(context, ROOT)
             self.assertTrue((context / build["dockerfile"]).is_file())
 
+    def test_our_images_are_never_asked_of_a_registry(self):
+        for name in OURS:
+            self.assertEqual(self.services[name]["pull_policy"], "build", name)
+
     def test_images_of_others_are_named_with_registry_and_exact_version(self):
         for name, service in self.services.items():
             with self.subTest(service=name):

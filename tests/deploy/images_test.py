@@ -1,6 +1,7 @@
 """deploy/docker/Dockerfile: no image is built here, so it is linted, parsed, and held against the repository."""
 
 import io
+import os
 import pathlib
 import re
 import shutil
@@ -274,6 +275,19 @@ class Dockerfile(unittest.TestCase):
                             self.assertTrue(source.rstrip("/") in made or (directory in made and name in made))
                         elif source != ".":
                             self.assertIn(source, set(context_files()))
+
+
+class Readme(unittest.TestCase):
+    def test_a_variable_that_is_named_there_is_one_that_the_service_starts_with(self):
+        text = (DEPLOY / "README.md").read_text(encoding="utf-8")
+        section = re.search(r"(?ms)^## Images$(.+?)^## ", text).group(1)
+        named = re.findall(r"`((?:GATEWAY|PASS_STATE)__\w+)=(\S+)`", section)
+        self.assertNotEqual(named, [])
+        for variable, value in named:
+            program = "webhook-gateway" if variable.startswith("GATEWAY__") else "pass-state"
+            binary = pathlib.Path(os.environ.get("PASSLINE_BIN", ROOT / "target/debug")) / program
+            done = run([binary, "check-config"], env={"PATH": os.environ["PATH"], variable: value})
+            self.assertEqual(done.returncode, 0, done.stdout)
 
 
 class Context(unittest.TestCase):

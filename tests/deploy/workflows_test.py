@@ -1,6 +1,8 @@
 """.github: nothing here runs workflows, so two linters and the published schemas read them, and the promises are asked."""
 
+import os
 import re
+import sys
 import tomllib
 import unittest
 
@@ -151,6 +153,37 @@ class Workflows(unittest.TestCase):
         self.assertEqual(set(jobs["scan"]["strategy"]["matrix"]["arch"]), arches)
         self.assertEqual(set(jobs["images"]["strategy"]["matrix"]["image"]), IMAGES)
 
+    def test_an_image_is_scanned_and_listed_as_the_architecture_that_it_is_of(self):
+        """Both tools would take the runner's: Grype finds nothing of it in an arm64 index, Syft tells of it alone."""
+        jobs = self.all["release.yaml"]["jobs"]
+        (scan,) = [step for step in jobs["scan"]["steps"] if step.get("uses", "").startswith("anchore/scan-action@")]
+        self.assertEqual(scan["env"]["GRYPE_PLATFORM"], "linux/${{ matrix.arch }}")
+        listed, attested = set(), set()
+        for step in jobs["images"]["steps"]:
+            if step.get("uses", "").startswith("anchore/sbom-action@"):
+                arch = step["env"]["SYFT_PLATFORM"].removeprefix("linux/")
+                self.assertEqual(step["with"]["image"], "${{ env.IMAGE }}@${{ steps.name.outputs.%s }}" % arch)
+                listed.add((arch, step["with"]["output-file"]))
+            elif "sbom-path" in step.get("with", {}):
+                arch = re.fullmatch(r"\$\{\{ steps\.name\.outputs\.(\w+) \}\}", step["with"]["subject-digest"]).group(1)
+                attested.add((arch, step["with"]["sbom-path"]))
+        self.assertEqual({arch for arch, _ in listed}, {"amd64", "arm64"})
+        self.assertEqual(listed, attested)
+
+    def test_what_is_published_is_where_the_chart_looks_for_it(self):
+        """The plan's own line, for the repository passline of the owner Passline."""
+        script = next(
+            step["run"] for step in self.all["release.yaml"]["jobs"]["plan"]["steps"] if step.get("id") == "plan"
+        )
+        (line,) = [line for line in script.splitlines() if '"registry=' in line]
+        names = dict(os.environ, GITHUB_REPOSITORY="Passline/passline", GITHUB_REPOSITORY_OWNER="Passline")
+        registry = run(["bash", "-c", line], env=names).stdout.strip().removeprefix("registry=")
+        values = yaml.safe_load((DEPLOY / "helm/passline/values.yaml").read_text(encoding="utf-8"))
+        pulled = {values[part]["image"]["repository"] for part in ("gateway", "passState", "tests")}
+        self.assertEqual(pulled, {f"{registry}/{image}" for image in IMAGES})
+        charts = re.findall(r"oci://([^\s`]+)", (DEPLOY / "helm/passline/README.md").read_text(encoding="utf-8"))
+        self.assertEqual(set(charts), {f"{registry}/charts/passline"})
+
     def test_the_targets_and_arguments_that_are_named_are_in_the_dockerfile(self):
         dockerfile = (DEPLOY / "docker/Dockerfile").read_text(encoding="utf-8")
         targets = set(re.findall(r"(?m)^FROM \S+ AS (\S+)$", dockerfile))
@@ -185,6 +218,22 @@ class Workflows(unittest.TestCase):
             self.assertTrue((ROOT / script).is_file())
         self.assertIn("advisories)", (ROOT / "tests/run").read_text(encoding="utf-8"))
         self.assertTrue((DEPLOY / "helm/passline/Chart.yaml").is_file())
+
+
+class Runner(unittest.TestCase):
+    """tests/deploy/__main__.py, as `tests/run deploy` calls it."""
+
+    def called(self, *arguments):
+        return run([sys.executable, ".", *arguments], cwd=ROOT / "tests/deploy")
+
+    def test_flags_alone_choose_among_all_tests(self):
+        done = self.called("-v", "-k", "test_charts_are_rendered_by_helm_4")
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn("Ran 1 test", done.stdout)
+
+    def test_a_run_of_no_test_fails(self):
+        self.assertNotEqual(self.called("-k", "no_test_is_called_so").returncode, 0)
+        self.assertNotEqual(self.called("toolchain_test", "-k", "no_test_is_called_so").returncode, 0)
 
 
 if __name__ == "__main__":
