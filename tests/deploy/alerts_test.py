@@ -50,10 +50,12 @@ class Alerts(unittest.TestCase):
         self.assertEqual(set(alerts()), fired)
         self.assertEqual(set(alerts()), quiet)
 
-    def test_the_healthy_system_of_the_unit_tests_is_asked_about_every_alert(self):
-        healthy = yaml.safe_load((ROOT / "deploy/alerts/tests/healthy.test.yaml").read_text())
-        asked = {m["alertname"] for t in healthy["tests"] for m in t["alert_rule_test"] if m["exp_alerts"] == []}
-        self.assertEqual(set(alerts()), asked)
+    def test_a_healthy_system_and_a_rolling_update_are_asked_about_every_alert(self):
+        for name in ("healthy", "rolling"):
+            tests = yaml.safe_load((ROOT / f"deploy/alerts/tests/{name}.test.yaml").read_text())["tests"]
+            asked = {m["alertname"] for t in tests for m in t["alert_rule_test"] if m["exp_alerts"] == []}
+            with self.subTest(name):
+                self.assertEqual(set(alerts()), asked)
 
     def test_names_are_unique_and_told_apart_from_other_peoples(self):
         names = [rule["alert"] for rule in rules() if "alert" in rule]
@@ -89,7 +91,7 @@ class Alerts(unittest.TestCase):
             labels = set(promql.TARGET)
             for metric, matched in read:
                 if metric in recorded:
-                    labels |= {"source"}
+                    labels |= {"source", "spool"}
                     continue
                 with self.subTest(name, metric=metric):
                     self.assertIn(metric, known)
@@ -112,6 +114,19 @@ class Alerts(unittest.TestCase):
                         self.assertLessEqual(names, known[metric] | promql.TARGET)
                         self.assertLessEqual(known[metric] - {"version"}, names)
 
+    def test_rules_and_unit_tests_speak_of_documented_values(self):
+        known = promql.documented_values()
+        texts = [(rule.get("alert") or rule["record"], rule["expr"]) for rule in rules()]
+        texts += [(file.name, file.read_text()) for file in TESTS]
+        checked = 0
+        for name, text in texts:
+            for metric, label, value in promql.matched_values(text):
+                if label in known.get(metric, {}):
+                    checked += 1
+                    with self.subTest(name, metric=metric):
+                        self.assertIn(value, known[metric][label])
+        self.assertGreater(checked, 100)
+
 
 class TheReaderOfExpressions(unittest.TestCase):
     def test_it_finds_what_is_read_and_nothing_else(self):
@@ -119,6 +134,10 @@ class TheReaderOfExpressions(unittest.TestCase):
             'sum by (a, b) (rate(x_total{c="}", d=~"e|f"}[5m] offset 1h)) / on (a) group_left () y > 1e3 and count_over_time(z[1d:5m]) == 0'
         )
         self.assertEqual(found, [("x_total", {"c", "d"}), ("y", set()), ("z", set())])
+
+    def test_it_finds_every_value_that_is_matched_or_fed(self):
+        found = promql.matched_values('rate(x_total{a="b",c=~"d|e", f!=""}[5m]) > y')
+        self.assertEqual(found, [("x_total", "a", "b"), ("x_total", "c", "d"), ("x_total", "c", "e")])
 
 
 if __name__ == "__main__":

@@ -80,6 +80,15 @@ class Dashboards(unittest.TestCase):
                 with self.subTest(name, where=where):
                     self.assertLessEqual(promql.grouped(expression), labels)
 
+    def test_expressions_match_documented_values(self):
+        known = promql.documented_values()
+        for name, dashboard in dashboards().items():
+            for where, expression in expressions(dashboard):
+                for metric, label, value in promql.matched_values(substituted(expression)):
+                    if label in known.get(metric, {}):
+                        with self.subTest(name, where=where, metric=metric):
+                            self.assertIn(value, known[metric][label])
+
     def test_legends_name_labels_that_the_expression_keeps(self):
         for name, dashboard in dashboards().items():
             for panel in panels(dashboard):

@@ -53,6 +53,26 @@ def documented():
     return metrics
 
 
+def documented_values():
+    """Metric name -> label -> its values, of every label whose row lists them."""
+    text = README.read_text().split("\n## Metrics\n", 1)[1].split("\n## ", 1)[0]
+    metrics = {}
+    for name, labels in re.findall(r"^\| `([a-z_]+)` \| \w+ \|([^|]*)\|", text, re.MULTILINE):
+        listed = re.findall(r"`([a-z_]+)` \(((?:`\w+`(?:, )?)+)\)", labels)
+        values = {label: set(re.findall(r"\w+", values)) for label, values in listed}
+        metrics |= {name + end: values for end in ("", "_bucket", "_count", "_sum")}
+    return metrics
+
+
+def matched_values(text):
+    """(metric, label, value) of every value that selectors match or that series of a unit test have; no patterns but lists."""
+    found = []
+    for metric, matchers in re.findall(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}", text):
+        for label, values in re.findall(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"', matchers):
+            found += [(metric, label, value) for value in values.split("|") if value]
+    return found
+
+
 def bare(name):
     """A metric's name as its row spells it."""
     return re.sub(r"_(bucket|count|sum)$", "", name) if name.startswith(("rpc_", "passline_")) else name

@@ -9,13 +9,14 @@
 //! happen ([`Metrics::histogram`]). There is one reader for both outputs, or each measurement would be taken twice.
 //!
 //! Looking never waits for the service: callbacks only read memory, on a thread that may block. What has to be asked
-//! of somebody first is asked before, by [`Metrics::refresh_by`], at most once a second and not for long.
+//! of somebody first is asked before, by [`Metrics::refresh_by`], at most once a second; a look does not wait for it long.
 //!
 //! Names here are OpenTelemetry's (`passline.ack.duration`, unit `s`); Prometheus' follow from them
 //! (`passline_ack_duration_seconds`). Units: `s`, `By`, or what is counted in braces.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex as StdMutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use axum::Router;
@@ -26,13 +27,13 @@ use http::{StatusCode, header};
 use opentelemetry::metrics::{AsyncInstrument, Histogram, Meter, MeterProvider as _};
 use opentelemetry_otlp::MetricExporter;
 use opentelemetry_prometheus::PrometheusExporter;
-use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter as _;
 use opentelemetry_sdk::metrics::reader::MetricReader;
-use opentelemetry_sdk::metrics::{InstrumentKind, Pipeline, SdkMeterProvider, Temporality};
-use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator};
+use opentelemetry_sdk::metrics::{
+    Instrument, InstrumentKind, Pipeline, SdkMeterProvider, Stream, Temporality,
+};
 use prometheus::{Registry, TextEncoder};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
@@ -53,7 +54,9 @@ pub use opentelemetry::KeyValue;
 /// What [`Metrics::refresh_by`] brings is this old at most when it is shown, if it can be had at all.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a look waits for it.
-const REFRESH_TIMEOUT: Duration = Duration::from_millis(250);
+const REFRESH_WAIT: Duration = Duration::from_millis(250);
+/// When it is given up and may be asked for again.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for the last push.
 const LAST_PUSH_TIMEOUT: Duration = Duration::from_secs(3);
 const METER_NAME: &str = "passline";
@@ -90,13 +93,17 @@ impl MetricReader for Reader {
 }
 
 type Refresh = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+/// Most label sets of the instruments that need more than usual, by name.
+type LabelSets = Arc<StdMutex<HashMap<&'static str, usize>>>;
 
 struct Inner {
     meter: Meter,
     reader: Option<Reader>,
     registry: Registry,
     refresh: OnceLock<Refresh>,
-    refreshed: Mutex<Option<Instant>>,
+    /// When it ended last; locked while it runs.
+    refreshed: Arc<Mutex<Option<Instant>>>,
+    label_sets: LabelSets,
     exporter: Option<Exporter<MetricExporter>>,
     push_interval: Duration,
     push_timeout: Duration,
@@ -124,7 +131,10 @@ impl Metrics {
     pub fn new(config: &TelemetryConfig, version: Version) -> Self {
         let variables = config::process_env();
         let registry = Registry::new();
-        let mut provider = SdkMeterProvider::builder().with_resource(resource(config, version));
+        let label_sets = LabelSets::default();
+        let mut provider = SdkMeterProvider::builder()
+            .with_resource(telemetry::resource(config, version.version))
+            .with_view(with_label_sets(Arc::clone(&label_sets)));
         let (mut reader, mut exporter) = (None, None);
         if config.metrics {
             let prometheus = opentelemetry_prometheus::exporter()
@@ -147,7 +157,8 @@ impl Metrics {
                 reader,
                 registry,
                 refresh: OnceLock::new(),
-                refreshed: Mutex::new(None),
+                refreshed: Arc::default(),
+                label_sets,
                 exporter,
                 push_interval: otlp::metrics_interval(config, &variables),
                 push_timeout: config.export_timeout.get(),
@@ -174,6 +185,17 @@ impl Metrics {
     /// Says whether anybody will ever look: what costs something to measure can be left out otherwise.
     pub fn is_on(&self) -> bool {
         self.inner.reader.is_some()
+    }
+
+    /// Lets an instrument have this many label sets instead of OpenTelemetry's 2,000; to be called before it is made. What
+    /// is beyond is shown as one, `otel_metric_overflow`.
+    pub fn label_sets_max(&self, name: &'static str, most: usize) {
+        let mut label_sets = self
+            .inner
+            .label_sets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        label_sets.insert(name, most);
     }
 
     /// Shows counters that are kept elsewhere; `observe` gives the present totals. A counter that goes back is a new one.
@@ -310,8 +332,8 @@ impl Metrics {
         );
     }
 
-    /// Has something asked before each look, at most once a second; a look waits for it 250 ms at most. Only the first
-    /// call counts.
+    /// Has something asked before each look, at most once a second and one at a time. A look waits for it 250 ms at most;
+    /// what takes longer goes on, up to 30 s, and is there for a later look. Only the first call counts.
     pub fn refresh_by(&self, refresh: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static) {
         let _ = self.inner.refresh.set(Box::new(refresh));
     }
@@ -321,14 +343,18 @@ impl Metrics {
             return;
         };
         let refreshing = async {
-            let mut refreshed = self.inner.refreshed.lock().await;
+            let mut refreshed = Arc::clone(&self.inner.refreshed).lock_owned().await;
             if refreshed.is_none_or(|at| at.elapsed() >= REFRESH_INTERVAL) {
-                refresh().await;
-                *refreshed = Some(Instant::now());
+                let asked = refresh();
+                // On its own, since a look that waits no longer must not end it.
+                let asking = tokio::spawn(async move {
+                    let _ = timeout(REFRESH_TIMEOUT, asked).await;
+                    *refreshed = Some(Instant::now());
+                });
+                let _ = asking.await;
             }
         };
-        // Too late: what is known from before is shown.
-        let _ = timeout(REFRESH_TIMEOUT, refreshing).await;
+        let _ = timeout(REFRESH_WAIT, refreshing).await;
     }
 
     /// Returns all metrics as Prometheus' text; `None` if metrics are off or the text can't be made.
@@ -426,19 +452,15 @@ pub fn flag(value: bool) -> f64 {
     f64::from(u8::from(value))
 }
 
-/// What tells this service from others, replicas and earlier processes included.
-fn resource(config: &TelemetryConfig, version: Version) -> Resource {
-    let instance = RandomIdGenerator::default().new_trace_id().to_string();
-    // What OTEL_RESOURCE_ATTRIBUTES says comes on top of an instance that is only random.
-    let detected = Resource::builder().build();
-    let mut builder = Resource::builder()
-        .with_service_name(config.service_name.clone())
-        .with_attribute(KeyValue::new("service.version", version.version));
-    let key = opentelemetry::Key::from_static_str("service.instance.id");
-    if detected.get(&key).is_none() {
-        builder = builder.with_attribute(KeyValue::new(key, instance));
+/// Gives instruments the label sets that they asked for; all others are as usual.
+fn with_label_sets(
+    label_sets: LabelSets,
+) -> impl Fn(&Instrument) -> Option<Stream> + Send + Sync + 'static {
+    move |instrument| {
+        let label_sets = label_sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = *label_sets.get(instrument.name())?;
+        Stream::builder().with_cardinality_limit(most).build().ok()
     }
-    builder.build()
 }
 
 #[cfg(test)]

@@ -20,13 +20,16 @@
 //! process runs ([`log_filter`]).
 
 use std::io::IsTerminal as _;
+use std::sync::LazyLock;
 use std::time::Duration as StdDuration;
 
 use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{Key, KeyValue};
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider,
+    BatchConfigBuilder, BatchSpanProcessor, IdGenerator as _, RandomIdGenerator, Sampler, SdkTracer,
+    SdkTracerProvider,
 };
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
@@ -356,12 +359,27 @@ fn provider(config: &TelemetryConfig, exporter: SpanExporter) -> SdkTracerProvid
         .with_sampler(Sampler::ParentBased(Box::new(sampling::RootSampler::new(
             config.sample_ratio,
         ))))
-        .with_resource(
-            Resource::builder()
-                .with_service_name(config.service_name.clone())
-                .build(),
-        )
+        // All of the workspace has one version.
+        .with_resource(resource(config, env!("CARGO_PKG_VERSION")))
         .build()
+}
+
+/// Tells this process from replicas and earlier ones, the same in its traces and its metrics.
+static INSTANCE: LazyLock<String> =
+    LazyLock::new(|| RandomIdGenerator::default().new_trace_id().to_string());
+
+/// Whose the telemetry is.
+pub(crate) fn resource(config: &TelemetryConfig, version: &'static str) -> Resource {
+    // What OTEL_RESOURCE_ATTRIBUTES says comes on top of an instance that is only random.
+    let detected = Resource::builder().build();
+    let mut builder = Resource::builder()
+        .with_service_name(config.service_name.clone())
+        .with_attribute(KeyValue::new("service.version", version));
+    let key = Key::from_static_str("service.instance.id");
+    if detected.get(&key).is_none() {
+        builder = builder.with_attribute(KeyValue::new(key, INSTANCE.as_str()));
+    }
+    builder.build()
 }
 
 #[cfg(test)]

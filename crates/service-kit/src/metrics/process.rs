@@ -1,4 +1,8 @@
 //! What Prometheus expects to know of every process. Read from the kernel when somebody looks.
+//!
+//! Names are those that Prometheus' client libraries agree on, since dashboards and rules of others are made for them.
+//! OpenTelemetry's (`process.cpu.time`, `process.memory.usage`, `process.unix.file_descriptor.count`) are still in
+//! development.
 
 use std::fs;
 use std::time::SystemTime;

@@ -3,6 +3,9 @@
 //! A call lasts until its answer's last byte, so a stream's whole life counts. Its code comes from the head (an answer of
 //! trailers only), else from the trailers; a call that ends before either was cancelled by its caller. Labels are of
 //! methods that exist: what else a caller may name is `_OTHER`.
+//!
+//! Names are those of OpenTelemetry's semantic conventions for RPC (1.38 and later). Its `error.type` is left out, which
+//! for gRPC would only repeat the code.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -38,8 +41,8 @@ pub struct RpcLayer {
 #[derive(Debug)]
 struct Rpc {
     histogram: Histogram<f64>,
-    /// Service and method by path.
-    methods: HashMap<String, (StringValue, StringValue)>,
+    /// Methods, each with its service, by path.
+    methods: HashMap<String, StringValue>,
 }
 
 impl RpcLayer {
@@ -53,8 +56,8 @@ impl RpcLayer {
                 &SECONDS,
             );
             let methods = methods.into_iter().map(|(service, method)| {
-                let path = format!("/{service}/{method}");
-                (path, (service.into(), method.into()))
+                let method = format!("{service}/{method}");
+                (format!("/{method}"), method.into())
             });
             Arc::new(Rpc {
                 histogram,
@@ -120,22 +123,19 @@ where
 /// A call that is recorded when this is dropped.
 struct Call {
     rpc: Arc<Rpc>,
-    method: Option<(StringValue, StringValue)>,
+    method: Option<StringValue>,
     began: Instant,
     code: Option<Code>,
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let (service, method) = match self.method.take() {
-            Some((service, method)) => (service, method),
-            None => (StringValue::from(OTHER), StringValue::from(OTHER)),
-        };
+        let method = self.method.take().unwrap_or_else(|| OTHER.into());
         let labels = [
-            KeyValue::new("rpc.service", service),
+            KeyValue::new("rpc.system.name", "grpc"),
             KeyValue::new("rpc.method", method),
             KeyValue::new(
-                "grpc.status_code",
+                "rpc.response.status_code",
                 name(self.code.unwrap_or(Code::Cancelled)),
             ),
         ];
@@ -272,9 +272,9 @@ mod tests {
             "/made.Up/By_a_caller?refused",
         ])
         .await;
-        let labels = |code, service, method| {
+        let labels = |code, method| {
             format!(
-                "{{grpc_status_code=\"{code}\",rpc_method=\"{method}\",rpc_service=\"{service}\"}}"
+                "{{rpc_method=\"{method}\",rpc_response_status_code=\"{code}\",rpc_system_name=\"grpc\"}}"
             )
         };
         let mut lines: Vec<&str> = counted.lines().collect();
@@ -282,10 +282,10 @@ mod tests {
         assert_eq!(
             lines,
             [
-                format!("{} 1", labels("CANCELLED", "kit.v1.Kit", "Get")),
-                format!("{} 1", labels("NOT_FOUND", "kit.v1.Kit", "Get")),
-                format!("{} 1", labels("NOT_FOUND", "_OTHER", "_OTHER")),
-                format!("{} 2", labels("OK", "kit.v1.Kit", "Get")),
+                format!("{} 1", labels("NOT_FOUND", "_OTHER")),
+                format!("{} 1", labels("CANCELLED", "kit.v1.Kit/Get")),
+                format!("{} 1", labels("NOT_FOUND", "kit.v1.Kit/Get")),
+                format!("{} 2", labels("OK", "kit.v1.Kit/Get")),
             ]
         );
     }

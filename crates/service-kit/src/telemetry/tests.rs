@@ -90,7 +90,15 @@ async fn a_collector_with_tls_is_trusted_by_its_authority_only() {
         .await;
     assert!(received.try_recv().is_err(), "a stranger got the span");
     span_to(endpoint, trusting(ca_file)).shutdown().await;
-    assert!(received.try_recv().unwrap().contains("span-under-test"));
+    let export = received.try_recv().unwrap();
+    for expected in [
+        "span-under-test",
+        "service.version",
+        "service.instance.id",
+        INSTANCE.as_str(),
+    ] {
+        assert!(export.contains(expected), "{expected} in {export:?}");
+    }
 }
 
 #[tokio::test]
