@@ -256,6 +256,28 @@ class Dockerfile(unittest.TestCase):
                 self.assertIn(f'base.name="{self.stages["runtime"].base}"', labels)
                 self.assertIn(f'title="{name}"', labels)
 
+    def test_licences_go_with_the_programs_wherever_they_go(self):
+        for name in (*IMAGES, "files"):
+            with self.subTest(target=name):
+                copied = [copy_arguments(value) for stage in self.chain(name) for value in stage.all("COPY")]
+                directory = "/" if name == "files" else "/usr/share/licenses/passline/"
+                self.assertIn(({"from": "notices"}, ["/out/"], directory), copied)
+        (command,) = [value for value in self.stages["notices"].all("RUN") if "cargo about" in value]
+        for needed in ("--frozen", "--fail", "/out/THIRD-PARTY.txt", "LICENSE", "COPYRIGHT-library.html"):
+            self.assertIn(needed, command)
+        for path in ("deploy/docker/about.toml", "deploy/docker/third-party.hbs"):
+            self.assertIn(path, command)
+            self.assertIn(path, set(context_files()))
+
+    def test_the_licences_listed_are_those_of_all_programs_and_on_the_terms_of_cargo_deny(self):
+        (passline,) = [package for package in cargo_metadata()["packages"] if package["name"] == "passline"]
+        needs = {dependency["name"] for dependency in passline["dependencies"] if dependency["kind"] is None}
+        self.assertLessEqual(set(SERVICES), needs, "passline's dependencies stand for those of all programs")
+        about = tomllib.loads((DEPLOY / "docker/about.toml").read_text(encoding="utf-8"))
+        deny = tomllib.loads((ROOT / ".deny.toml").read_text(encoding="utf-8"))
+        self.assertEqual(set(about["accepted"]), set(deny["licenses"]["allow"]))
+        self.assertEqual(about["targets"], deny["graph"]["targets"])
+
     def test_no_secret_can_get_into_a_layer(self):
         for stage in self.stages.values():
             for value in stage.all("ARG") + stage.all("ENV"):
@@ -263,7 +285,6 @@ class Dockerfile(unittest.TestCase):
 
     def test_every_copy_finds_its_source(self):
         """From another stage: a path that its commands write. From the context: a file that is sent."""
-        made = " ".join(self.stages["build"].all("RUN") + self.stages["plan"].all("RUN"))
         for stage in self.stages.values():
             for value in stage.all("COPY"):
                 flags, sources, _ = copy_arguments(value)
@@ -271,6 +292,7 @@ class Dockerfile(unittest.TestCase):
                     with self.subTest(stage=stage.name, source=source):
                         if "from" in flags:
                             self.assertIn(flags["from"], self.stages)
+                            made = " ".join(self.stages[flags["from"]].all("RUN"))
                             directory, _, name = source.rstrip("/").rpartition("/")
                             self.assertTrue(source.rstrip("/") in made or (directory in made and name in made))
                         elif source != ".":
@@ -294,10 +316,14 @@ class Context(unittest.TestCase):
     def setUp(self):
         self.files = list(context_files())
 
-    def test_only_what_cargo_reads_is_sent(self):
+    def test_only_what_cargo_and_cargo_about_read_is_sent(self):
         for path in self.files:
             with self.subTest(path=path):
-                self.assertRegex(path, r"^(\.cargo/config\.toml|Cargo\.(toml|lock)|LICENSE|(crates|proto|services|tests)/.+)$")
+                self.assertRegex(
+                    path,
+                    r"^(\.cargo/config\.toml|Cargo\.(toml|lock)|LICENSE|(crates|proto|services|tests)/.+"
+                    r"|deploy/docker/(about\.toml|third-party\.hbs))$",
+                )
                 self.assertNotRegex(path, r"(^|/)(target|secrets?)/|\.(pem|key|p12)$")
         rules = ignore_rules()
         self.assertEqual(rules[0], ("**", False), "what nobody thought of stays outside")
