@@ -118,16 +118,17 @@ async fn a_gateways_token_is_changed_and_taken_away_without_a_lost_callback() {
     let_in(&principals, &reader, &[&old]);
     replace(&token_file, &old.token).unwrap();
     let reload = "[reload]\ninterval = \"1s\"\n";
+    let auth = format!("[auth]\nprincipals_file = {principals:?}\n");
     let layout = Layout {
         options: Options {
             channel_keys: format!("token = {{ file = {token_file:?} }}\n"),
             gateway_tables: reload.to_owned(),
-            state_tables: format!("[auth]\nprincipals_file = {principals:?}\n{reload}"),
+            state_tables: format!("{auth}{reload}"),
             ..Options::default()
         },
         ..Layout::pair()
     };
-    let fleet = Fleet::started(&programs(), &layout).await.unwrap();
+    let mut fleet = Fleet::started(&programs(), &layout).await.unwrap();
     assert_eq!(
         info(&fleet, &old).await.unwrap_err().code(),
         Code::PermissionDenied
@@ -174,4 +175,12 @@ async fn a_gateways_token_is_changed_and_taken_away_without_a_lost_callback() {
     for secret in [&old, &new, &reader] {
         assert!(!logs.contains(&secret.token), "a token is in the logs");
     }
+
+    // The judge has no token.
+    let state = &mut fleet.states[0];
+    state.take().end().await.unwrap();
+    state.edit_config(&auth, "").unwrap();
+    state.start().await.unwrap();
+    fleet.verdict(LIMIT).await.unwrap().assert_clean();
+    fleet.finish().await.unwrap();
 }

@@ -37,10 +37,13 @@ use crate::programs;
 mod broken_files;
 mod callbacks;
 mod calls;
+mod commands;
+mod servers;
 
 use broken_files::check_broken_files;
 use callbacks::{Sender, send_bad, send_broken, send_good, send_undecodable};
 use calls::Grpc;
+use commands::run_commands;
 
 /// Far above what any step takes.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -287,7 +290,7 @@ async fn no_secret_and_nothing_personal_is_in_logs_metrics_traces_or_errors() {
             telemetry(&collector)
         ),
         state_tables: format!(
-            "{}service_name = \"pass-state\"\n[auth]\nprincipals_file = {principals:?}\n",
+            "{}\n[auth]\nprincipals_file = {principals:?}\n",
             telemetry(&collector)
         ),
         ..Options::default()
@@ -373,6 +376,15 @@ async fn no_secret_and_nothing_personal_is_in_logs_metrics_traces_or_errors() {
             grpc.read(&receipts[..1]).await;
         }
     }
+    run_commands(
+        &stand,
+        dir.path(),
+        &tokens,
+        &receipts[0],
+        &mut told,
+        &mut personal_told,
+    )
+    .await;
     ask_admins(&stand, &mut watched).await;
     reload_broken(&stand, &principals, &tokens).await;
     exported(&collector).await;

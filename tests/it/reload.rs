@@ -59,8 +59,8 @@ async fn answered(stand: &Stand, key: &str, status: u16) {
         let outcome = Caller::new(stand.http()).deliver(&probe, &stand.log).await;
         let told = match &outcome {
             Outcome::Stored(_) => 200,
-            Outcome::Refused(_) => 401,
-            Outcome::Indeterminate(_) => 500,
+            Outcome::Refused(why) if why.starts_with("401 ") => 401,
+            Outcome::Refused(_) | Outcome::Indeterminate(_) => 500,
         };
         if told == status {
             Ok(())

@@ -170,7 +170,7 @@ async fn events_reach_subscribers_of_other_replicas_without_any_notification() {
     let (_postgres, fleet) = two_and_two(options).await;
     let slowest = slowest_arrival(&fleet).await;
     // The interval at rest is 1 s.
-    assert!(slowest < Duration::from_millis(2_500), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(8), "{slowest:?}");
     fleet.finish().await.unwrap();
 }
 
@@ -183,6 +183,7 @@ async fn notifications_bring_events_to_other_replicas_long_before_the_next_poll(
     };
     let (_postgres, fleet) = two_and_two(options).await;
     let slowest = slowest_arrival(&fleet).await;
-    assert!(slowest < Duration::from_millis(2_500), "{slowest:?}");
+    // Without them an event would wait for a poll, more than 8 s after the one before.
+    assert!(slowest < Duration::from_secs(6), "{slowest:?}");
     fleet.finish().await.unwrap();
 }

@@ -83,6 +83,11 @@ impl Shown {
         self.0.push((place.into(), text.into()));
     }
 
+    /// Adds all that was shown elsewhere.
+    pub fn append(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// Adds every file below a directory, whatever it holds.
     ///
     /// # Errors

@@ -39,6 +39,7 @@ pub(super) async fn check_broken_files(dir: &Path, token: &str, shown: &mut Show
         format!("[pass_state]\ntoken = {{ value = {s:?} }}\n"),
         format!("[pass_state]\nendpoint = \"http://user:{s}@127.0.0.1:1/{s}\"\n"),
         format!("[telemetry]\notlp_endpoint = \"ftp://user:{s}@127.0.0.1:1\"\n"),
+        format!("[telemetry]\notlp_endpoint = \"http://user:{s}@bad host:4317\"\n"),
         format!(
             "[spool]\nbackend = \"jetstream\"\n[spool.jetstream]\nservers = [\"nats://user:{s}@127.0.0.1:4222\"]\n\
              password = {s:?}\n"

@@ -47,7 +47,7 @@ fn envelope() -> Value {
     })
 }
 
-fn standard(pass: &str) -> Value {
+pub(super) fn standard(pass: &str) -> Value {
     json!({
         "kind": "REDEEMED", "pass": pass, "occur_time": "2026-03-01T12:30:05Z",
         "redemption": { "count": 1, "time": "2026-03-01T12:30:05Z", "scanner": SCANNER },
