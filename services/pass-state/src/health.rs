@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use service_kit::admin::Check;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// A read that succeeds this long after the last failure proves the store well again. A failed write may be
@@ -14,6 +15,7 @@ const RECOVERY: Duration = Duration::from_secs(3);
 pub(crate) struct StoreHealth {
     check: Check,
     last_failure: Mutex<Option<Instant>>,
+    found_away: Notify,
 }
 
 impl StoreHealth {
@@ -22,12 +24,24 @@ impl StoreHealth {
         Self {
             check,
             last_failure: Mutex::new(None),
+            found_away: Notify::new(),
         }
     }
 
     /// The store is not open yet, and why; shown to operators.
     pub(crate) fn waiting(&self, why: &str) {
         self.check.not_ready(why);
+    }
+
+    /// The same, and it is not known when it will be.
+    pub(crate) fn away(&self, why: &str) {
+        self.waiting(why);
+        self.found_away.notify_one();
+    }
+
+    /// Waits until it is known that the store can't be opened yet. For one caller. Cancel safe.
+    pub(crate) async fn found_away(&self) {
+        self.found_away.notified().await;
     }
 
     /// A call failed.

@@ -3,12 +3,12 @@
 //!
 //! Parts count into [`Measures`]; everything else is read from the writer's queue, the tail and the store when
 //! somebody looks. The books are one row of the database, read before a look and at most once a second: every replica
-//! shows the true ones, whoever wrote them.
+//! shows the true ones, whoever wrote them, or none if it could not read them for a minute.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use opentelemetry::metrics::Histogram;
@@ -20,6 +20,8 @@ use service_kit::metrics::{KeyValue, Metrics};
 use crate::tail::Tail;
 use crate::writer::Writer;
 
+/// The books are shown no longer than this after they were asked for, or they would seem to stand still.
+const BOOKS_AGE_MAX: Duration = Duration::from_secs(60);
 /// Most sources that events are counted by; what comes beyond is counted without its source.
 const SOURCES_MAX: usize = 1_000;
 const BATCH_DELIVERIES: [f64; 11] = [
@@ -44,8 +46,8 @@ pub(crate) struct Measures {
     fell_behind: AtomicU64,
     stalled: AtomicU64,
     events_sent: AtomicU64,
-    /// The books and the log's end beside them, as last read.
-    books: Mutex<Option<(Head, Books)>>,
+    /// The books and the log's end beside them, as last read, and when they were asked for.
+    books: Mutex<Option<(Instant, Head, Books)>>,
 }
 
 /// Where a subscriber stands.
@@ -77,7 +79,7 @@ fn cause(error: &store::Error) -> usize {
     match error {
         store::Error::Unavailable(_) => 0,
         store::Error::OutcomeUnknown(_) => 1,
-        store::Error::Refused(_) => 2,
+        store::Error::Refused(_) | store::Error::Untrusted => 2,
         store::Error::Corrupt(_) => 3,
         store::Error::Unfit(_) => 4,
         store::Error::NotMigrated { .. } => 5,
@@ -167,6 +169,17 @@ impl Measures {
         self.stalled.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The books were read.
+    fn books_read(&self, asked: Instant, head: Head, books: Books) {
+        *lock(&self.books) = Some((asked, head, books));
+    }
+
+    /// The books, unless they are too old.
+    fn books(&self) -> Option<(Head, Books)> {
+        let (asked, head, books) = (*lock(&self.books))?;
+        (asked.elapsed() < BOOKS_AGE_MAX).then_some((head, books))
+    }
+
     /// Events went to a subscriber.
     pub(crate) fn events_sent(&self, count: usize) {
         self.events_sent.fetch_add(count as u64, Ordering::Relaxed);
@@ -208,8 +221,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Shows everything that needs no store, so that a process that waits for its store is seen to do so.
+pub(crate) fn observe(metrics: &Metrics, measures: &Arc<Measures>) {
+    observe_writes(metrics, measures);
+    observe_streams(metrics, measures);
+}
+
 /// Shows everything that needs the store, once it is open.
-pub(crate) fn observe(
+pub(crate) fn observe_store(
     metrics: &Metrics,
     measures: &Arc<Measures>,
     store: &Arc<dyn PassStore>,
@@ -217,8 +236,8 @@ pub(crate) fn observe(
     writer: &Writer,
 ) {
     observe_books(metrics, measures, store);
-    observe_writer(metrics, measures, writer);
-    observe_streams(metrics, measures, tail);
+    observe_queue(metrics, writer);
+    observe_lag(metrics, measures, tail);
     observe_connections(metrics, store);
 }
 
@@ -227,16 +246,17 @@ fn observe_books(metrics: &Metrics, measures: &Arc<Measures>, store: &Arc<dyn Pa
     metrics.refresh_by(move || {
         let (store, measures) = (Arc::clone(&asked), Arc::clone(&kept));
         Box::pin(async move {
-            // Who can't be asked has said so at /readyz; the last books stay.
-            if let Ok(read) = store.books().await {
-                *lock(&measures.books) = Some(read);
+            let asked = Instant::now();
+            // Who can't be asked has said so at /readyz; the last books stay for a while.
+            if let Ok((head, books)) = store.books().await {
+                measures.books_read(asked, head, books);
             }
         })
     });
     let gauges = |name, unit, about, values: Values| {
         let measures = Arc::clone(measures);
         metrics.gauges(name, unit, about, move |shown| {
-            let Some((head, books)) = *lock(&measures.books) else {
+            let Some((head, books)) = measures.books() else {
                 return;
             };
             for (value, label) in values(&head, &books) {
@@ -290,7 +310,7 @@ fn observe_books(metrics: &Metrics, measures: &Arc<Measures>, store: &Arc<dyn Pa
     gauges(
         "passline.log.head_record_timestamp",
         "s",
-        "When the log's last event was recorded, Unix time.",
+        "When the log was written last, Unix time; the last transaction may have brought no event.",
         |head, _| match head.position.0 {
             0 => Vec::new(),
             _ => vec![(unix_seconds(head.record_time), None)],
@@ -298,8 +318,12 @@ fn observe_books(metrics: &Metrics, measures: &Arc<Measures>, store: &Arc<dyn Pa
     );
 }
 
-fn observe_writer(metrics: &Metrics, measures: &Arc<Measures>, writer: &Writer) {
+fn observe_writes(metrics: &Metrics, measures: &Arc<Measures>) {
     let counted = Arc::clone(measures);
+    metrics.label_sets_max(
+        "passline.events_recorded",
+        (SOURCES_MAX + 1) * Kind::ALL.len(),
+    );
     metrics.counters(
         "passline.events_recorded",
         "{event}",
@@ -334,6 +358,9 @@ fn observe_writer(metrics: &Metrics, measures: &Arc<Measures>, writer: &Writer) 
             }
         },
     );
+}
+
+fn observe_queue(metrics: &Metrics, writer: &Writer) {
     let queue = writer.depth();
     metrics.gauge(
         "passline.apply.queue_batches",
@@ -343,7 +370,7 @@ fn observe_writer(metrics: &Metrics, measures: &Arc<Measures>, writer: &Writer) 
     );
 }
 
-fn observe_streams(metrics: &Metrics, measures: &Arc<Measures>, tail: &Arc<Tail>) {
+fn observe_streams(metrics: &Metrics, measures: &Arc<Measures>) {
     let counter = |name, unit, about, value: fn(&Measures) -> &AtomicU64| {
         let counted = Arc::clone(measures);
         metrics.counters(name, unit, about, move |shown| {
@@ -395,6 +422,9 @@ fn observe_streams(metrics: &Metrics, measures: &Arc<Measures>, tail: &Arc<Tail>
             shown.observe((subscribers.len() - live) as f64, &label("catching_up"));
         },
     );
+}
+
+fn observe_lag(metrics: &Metrics, measures: &Arc<Measures>, tail: &Arc<Tail>) {
     let (counted, tail) = (Arc::clone(measures), Arc::clone(tail));
     metrics.gauge(
         "passline.subscriber_lag_events_max",
@@ -450,6 +480,7 @@ fn unix_seconds(time: Timestamp) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use pass_domain::event::Position;
     use service_kit::admin::Version;
     use service_kit::telemetry::TelemetryConfig;
 
@@ -475,6 +506,45 @@ mod tests {
         assert_eq!(lock(&measures.recorded).len(), SOURCES_MAX);
         assert_eq!(lock(&measures.recorded)[&known][&Kind::Created], 3);
         assert_eq!(lock(&measures.recorded_beyond)[&Kind::Created], 20);
+    }
+
+    #[tokio::test]
+    async fn every_source_and_kind_within_the_bound_is_shown() {
+        let version = Version {
+            service: "test",
+            version: "0",
+        };
+        let metrics = Metrics::new(&TelemetryConfig::default(), version);
+        let measures = Measures::new(&metrics);
+        observe(&metrics, &measures);
+        for at in 0..=SOURCES_MAX {
+            let source = SourceUid::new(&format!("s{at}")).unwrap();
+            let events: Vec<_> = Kind::ALL.map(|kind| (source.clone(), kind, 1)).to_vec();
+            measures.recorded(&events);
+        }
+        let text = metrics.text().await.unwrap();
+        let sets = text
+            .lines()
+            .filter(|line| line.starts_with("passline_events_recorded_total{kind="));
+        assert_eq!(sets.count(), (SOURCES_MAX + 1) * Kind::ALL.len());
+        assert!(!text.contains("otel_metric_overflow"));
+    }
+
+    #[test]
+    fn books_that_are_too_old_are_not_shown() {
+        let measures = measures();
+        let head = Head {
+            epoch: 1,
+            position: Position(1),
+            digest: 1,
+            record_time: Timestamp::UNIX_EPOCH,
+        };
+        assert!(measures.books().is_none());
+        measures.books_read(Instant::now(), head, Books::default());
+        assert!(measures.books().is_some());
+        let asked = Instant::now().checked_sub(BOOKS_AGE_MAX).unwrap();
+        measures.books_read(asked, head, Books::default());
+        assert!(measures.books().is_none());
     }
 
     #[test]

@@ -44,8 +44,14 @@ const VERSION: Version = Version {
 };
 /// How much longer the transport waits than a call's own deadline, which answers better.
 const DEADLINE_SLACK: Duration = Duration::from_secs(1);
-/// How long callers queue while an open store is looked at for the first time; then they are told to wait.
-const QUEUE_TIME: Duration = Duration::from_secs(1);
+/// How long callers queue while the store is being opened; then, or once it is found to be away, they are told to come
+/// again.
+const QUEUE_TIME: Duration = Duration::from_secs(5);
+/// Time for what was accepted to be recorded once no call is served any more: the writer's queue, and transactions that
+/// a database does not answer. What is cut was not acknowledged, and comes again.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may be there before a call on it is authorized.
+const UNAUTHORIZED_MAX: Duration = Duration::from_secs(30);
 /// How much longer a connection may live than a stream on it, so that the stream can say that it ends.
 const STREAM_SLACK: Duration = Duration::from_secs(5);
 
@@ -63,14 +69,6 @@ pub struct Dependencies {
 /// Why a pass-state could not be built. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The store can't be opened, and waiting would not help; the error says what to do.
-    #[error("the store {place} can't be opened")]
-    Store {
-        /// The database, without secrets.
-        place: String,
-        /// Why.
-        source: store::Error,
-    },
     /// A certificate or key can't be used.
     #[error("{0}")]
     Tls(Faults),
@@ -92,7 +90,7 @@ pub enum BuildError {
 /// Why a pass-state stopped by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The store that was waited for can't be opened after all; the error says what to do.
+    /// The store can't be opened, and waiting would not help; the error says what to do.
     #[error("the store {place} can't be opened")]
     Store {
         /// The database, without secrets.
@@ -111,7 +109,7 @@ pub enum RunError {
     Task(&'static str),
 }
 
-/// A pass-state that is bound; callers already queue. Its store is open, or is waited for.
+/// A pass-state that is bound; callers already queue.
 pub struct PassState {
     config: Config,
     clock: Arc<dyn Clock>,
@@ -135,25 +133,36 @@ impl std::fmt::Debug for PassState {
 }
 
 impl PassState {
-    /// Binds the listeners (port 0 takes a free one) and opens the store. A PostgreSQL that is away, and a
-    /// schema that somebody has yet to migrate, are no errors: [`PassState::run`] waits for them.
+    /// Binds the listeners (port 0 takes a free one). The store is opened by [`PassState::run`].
     ///
     /// # Errors
-    /// If an address is taken, or the store is unfit or, with SQLite, busy.
+    /// If an address is taken, or a file that is named can't be used.
     pub async fn build(config: Config, dependencies: Dependencies) -> Result<Self, BuildError> {
-        let access = Access::new(&config.auth).map_err(BuildError::Principals)?;
+        let access = Access::new(&config).map_err(BuildError::Principals)?;
         let mut reloads = Reloads::new(&config.reload);
         let metrics = Metrics::new(&config.telemetry, VERSION);
         if let Some(path) = config.auth.principals_file.clone() {
             let access = Arc::clone(&access);
             reloads.register("principals", PrincipalsReload { path, access });
         }
-        let exposures = config.exposures();
+        let exposures = config.grpc_exposures();
         if !exposures.is_empty() {
             tracing::warn!(
                 listen = %config.grpc.listen,
                 insecure = exposures.join(", "),
                 "gRPC is open to other machines, as grpc.insecure says"
+            );
+        }
+        if config.admin.is_exposed() {
+            tracing::warn!(
+                listen = %config.admin.listen,
+                "the admin listener is open to other machines without TLS: let only probes and scrapers reach it, or set [admin.tls]"
+            );
+        }
+        if config.store.trusts_any_server() {
+            tracing::warn!(
+                "whoever is between this machine and the database can read and change everything: add \
+                 sslmode=verify-full and sslrootcert=… to the URL in store.postgres.url"
             );
         }
         for tls in metrics.tls_clients() {
@@ -178,7 +187,8 @@ impl PassState {
         let grpc = GrpcListener::bind(addr, connection_limits(&config))
             .await
             .map_err(bound("grpc.listen", addr))?
-            .with_tls(grpc_tls);
+            .with_tls(grpc_tls)
+            .close_unauthorized_after(UNAUTHORIZED_MAX);
         let addr = config.admin.listen;
         let admin = HttpListener::bind(addr, admin::limits())
             .await
@@ -199,16 +209,7 @@ impl PassState {
             }),
             None => {
                 let opener = Opener::new(&config.store, &dependencies.data_dir);
-                match opener.open().await {
-                    Ok(store) => Source::Open(store.into()),
-                    Err(error) if opener.may_come(&error) => {
-                        Source::Waiting(Box::new(opener), error)
-                    }
-                    Err(source) => {
-                        let place = opener.place();
-                        return Err(BuildError::Store { place, source });
-                    }
-                }
+                Source::Closed(Box::new(opener))
             }
         };
         Ok(Self {
@@ -265,16 +266,17 @@ impl PassState {
         self.access.failures()
     }
 
-    /// Serves until `shutdown` stops, then finishes what was accepted. Returns when no task of it runs any
-    /// more and the store is closed.
+    /// Opens the store and serves until `shutdown` stops, then finishes what was accepted. Returns when no task of it
+    /// runs any more and the store is closed.
     ///
-    /// Health and version are served from the first moment, calls once the store is open; if that takes
-    /// long, they are UNAVAILABLE until then. At the end the listeners go first: streams see the stop, finish and end; then the
-    /// streams' tasks, then the writer behind them, then the tail, then the store. An abort skips the
-    /// waiting.
+    /// The admin listener and `health_listen` are served from the first moment, also while the schema is migrated. A
+    /// PostgreSQL that is away, and a schema that somebody has yet to migrate, are waited for. Calls are served once
+    /// the store is open; if that takes long, they are UNAVAILABLE until then. At the end the listeners go first:
+    /// streams see the stop, finish and end; then the streams' tasks, then the writer behind them, then the tail, then
+    /// the store. These have a time of their own, for a database that does not answer. An abort skips the waiting.
     ///
     /// # Errors
-    /// If the store or a listener fails for good.
+    /// If the store is unfit or, with SQLite, busy; if the store or a listener fails for good.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
         let metrics = self.metrics;
         let measures = Measures::new(&metrics);
@@ -291,6 +293,7 @@ impl PassState {
             .add_routes(routes::always(&self.config, &reporter, gate.clone()));
         let mut serving = Box::pin(self.grpc.serve(server, shutdown.clone()));
         metrics.observe_readiness(&readiness);
+        metrics::observe(&metrics, &measures);
         metrics.observe_reloads(self.reloads.status());
         let failures = self.access.failures();
         metrics.counters(
@@ -304,6 +307,7 @@ impl PassState {
             },
         );
         let certificates = self.certificates;
+        tls::observe_handshakes(&metrics, certificates.clone());
         metrics.observe_certificates(move || {
             let expiry = |(listener, tls): &(&'static str, TlsServer)| (*listener, tls.expires());
             certificates.iter().map(expiry).collect::<Vec<_>>()
@@ -317,7 +321,7 @@ impl PassState {
         let stop_push = CancellationToken::new();
         let pushing = tokio::spawn(metrics.clone().push(stop_push.clone()));
 
-        let mut queueing = matches!(self.source, Source::Open(_));
+        let mut queueing = true;
         let mut queued = Box::pin(tokio::time::sleep(QUEUE_TIME));
         let starting = start::start(
             self.source,
@@ -337,6 +341,7 @@ impl PassState {
             loop {
                 tokio::select! {
                     () = &mut queued, if queueing => queueing = false,
+                    () = health.found_away(), if queueing => queueing = false,
                     served = &mut serving, if !queueing => {
                         result = result.and(served.map_err(RunError::from));
                         break;
@@ -353,7 +358,7 @@ impl PassState {
                     started = started(&mut starting) => match started {
                         Ok(Some(started)) => {
                             let clock = &self.clock;
-                            metrics::observe(&metrics, &measures, &started.store, &started.tail, &started.writer);
+                            metrics::observe_store(&metrics, &measures, &started.store, &started.tail, &started.writer);
                             gate.open(routes::calls(&self.config, &started, clock, &shutdown, &streams, &measures));
                             engine = Some(started);
                             queueing = false;
@@ -382,13 +387,17 @@ impl PassState {
             }
         }
         if let Some(engine) = &mut engine {
-            let finishing = async {
+            let finishing = tokio::time::timeout(FINISH_TIMEOUT, async {
                 streams.ended().await;
                 engine.finish().await
+            });
+            let finished = tokio::select! {
+                finished = finishing => finished.ok(),
+                () = shutdown.aborting() => None,
             };
-            tokio::select! {
-                finished = finishing => result = result.and(finished),
-                () = shutdown.aborting() => {
+            match finished {
+                Some(finished) => result = result.and(finished),
+                None => {
                     tracing::warn!("cut what was not finished; it was not acknowledged");
                     engine.abort();
                 }
@@ -402,7 +411,7 @@ impl PassState {
         stop_push.cancel();
         let _ = pushing.await;
         if let Some(engine) = engine {
-            engine.store.close().await;
+            start::close(&*engine.store).await;
         }
         if let Some(probing) = probing {
             probing.end().await;

@@ -19,8 +19,12 @@ mod tests;
 mod transaction;
 mod wakeups;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio::sync::watch;
 
 use self::connect::Connector;
 pub(super) use self::error::meaning;
@@ -105,6 +109,8 @@ pub struct PostgresOptions {
     /// Whether to bring the schema up to date; otherwise an older one is
     /// [`Error::NotMigrated`](crate::Error::NotMigrated).
     pub migrate: bool,
+    /// Gets the number of migrations to apply once that begins, which can take long.
+    pub migrating: Option<watch::Sender<usize>>,
     /// Most reader connections, 1 to 64. Besides there are one that writes, one for wake-ups, and while opening
     /// one for migrations.
     pub readers_max: u32,
@@ -141,12 +147,32 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
+    /// True if the server is on another machine and its certificate is not verified, or not even asked for: what the
+    /// driver does unless the URL says otherwise. False for a URL that cannot be read.
+    #[must_use]
+    pub fn trusts_any_server(&self) -> bool {
+        let Ok(options) = self.url.parse::<PgConnectOptions>() else {
+            return false;
+        };
+        let host = options.get_host();
+        let is_here = options.get_socket().is_some()
+            || host.starts_with('/')
+            || host == "localhost"
+            || host.parse::<IpAddr>().is_ok_and(|host| host.is_loopback());
+        let is_verified = matches!(
+            options.get_ssl_mode(),
+            PgSslMode::VerifyCa | PgSslMode::VerifyFull
+        );
+        !is_here && !is_verified
+    }
+
     /// The defaults for a database.
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
             migrate: true,
+            migrating: None,
             readers_max: 8,
             connect_timeout: Duration::from_secs(5),
             acquire_timeout: Duration::from_secs(10),
@@ -171,6 +197,7 @@ impl std::fmt::Debug for PostgresOptions {
         let Self {
             url: _,
             migrate,
+            migrating: _,
             readers_max,
             connect_timeout,
             acquire_timeout,

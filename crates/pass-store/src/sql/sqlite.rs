@@ -21,6 +21,7 @@ use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr,
     SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, TryGetable,
 };
+use tokio::sync::watch;
 
 pub(super) use self::backup::backup;
 pub(super) use self::checkpoint::Checkpointer;
@@ -40,8 +41,10 @@ const BUSY_PAUSE: Duration = Duration::from_millis(10);
 pub struct SqliteOptions {
     /// The database file, on a local file system. Made with its directory if it is not there.
     pub path: PathBuf,
-    /// Whether to bring the schema up to date; otherwise an older one is [`Error::Unfit`].
+    /// Whether to bring the schema up to date; otherwise an older one is [`Error::NotMigrated`].
     pub migrate: bool,
+    /// Gets the number of migrations to apply once that begins, which can take long.
+    pub migrating: Option<watch::Sender<usize>>,
     /// Most reader connections, 1 to 64.
     pub readers_max: u32,
     /// How long a statement waits for another process' lock.
@@ -65,6 +68,7 @@ impl SqliteOptions {
         Self {
             path: path.into(),
             migrate: true,
+            migrating: None,
             readers_max: 4,
             busy_timeout: Duration::from_secs(5),
             acquire_timeout: Duration::from_secs(10),
@@ -92,7 +96,7 @@ pub(super) async fn open(
     create(&options.path)?;
     let writer = connect(options, Role::Writer).await.map_err(explain)?;
     assert_fit(&writer, options).await?;
-    migrate(&writer, options.migrate).await?;
+    migrate(&writer, options).await?;
     let readers = connect(options, Role::Reader).await.map_err(explain)?;
     let checkpoints = connect(options, Role::Checkpoints).await.map_err(explain)?;
     let checkpointer =
@@ -292,7 +296,7 @@ fn version_fit(version: &str) -> Result<(), Error> {
 
 /// In one transaction that is the only one from its start on: of several processes that start on a new file
 /// one makes the schema, and the others find it made.
-async fn migrate(connection: &DatabaseConnection, migrate: bool) -> Result<(), Error> {
+async fn migrate(connection: &DatabaseConnection, options: &SqliteOptions) -> Result<(), Error> {
     let unfit = |error: DbErr| match &error {
         DbErr::Custom(text) | DbErr::Migration(text) => Error::Unfit(format!(
             "the schema: {text}; run the release that made it, or a newer one"
@@ -300,8 +304,13 @@ async fn migrate(connection: &DatabaseConnection, migrate: bool) -> Result<(), E
         _ => explain(error),
     };
     let lacking = pass_migration::pending(connection).await.map_err(unfit)?;
-    if lacking > 0 && !migrate {
-        return Err(Error::NotMigrated { lacking });
+    if lacking > 0 {
+        if !options.migrate {
+            return Err(Error::NotMigrated { lacking });
+        }
+        if let Some(migrating) = &options.migrating {
+            migrating.send_replace(lacking);
+        }
     }
     let options = TransactionOptions {
         sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),

@@ -3,10 +3,11 @@
 //! | opening says | SQLite | PostgreSQL |
 //! |---|---|---|
 //! | the schema lags and may not be changed | waits until somebody has migrated it | the same |
-//! | for the moment not | fails: another process holds the file | waits |
+//! | for the moment not, or this role may not | fails: another process holds the file | waits |
 //! | unfit, damaged | fails | fails |
 //!
-//! Waiting means: not ready, with the reason, and trying again every second.
+//! Waiting means: not ready, with the reason, and trying again every second. Migrating can take long; meanwhile the
+//! service is not ready and says so.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,8 @@ use crate::writer::{Writer, writer};
 
 /// Time between two attempts to open the store.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Time for closing the store. What is not closed by then the end of the process closes.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Opens the configured store; may be tried again.
 #[derive(Clone)]
@@ -63,33 +66,63 @@ impl Opener {
         (self.config.backend == Backend::Sqlite).then_some(self.path.as_path())
     }
 
-    /// Opens the store; changes its schema as configured.
-    pub(crate) async fn open(&self) -> Result<SqlStore, store::Error> {
-        self.open_with(self.config.migrations).await
+    /// Opens the store; changes its schema as configured, and says so while it does.
+    async fn open(&self, health: &StoreHealth) -> Result<SqlStore, store::Error> {
+        let (migrating, mut told) = watch::channel(0);
+        let opening = self.open_and_tell(self.config.migrations, Some(migrating));
+        let telling = async {
+            while told.changed().await.is_ok() {
+                let migrations = *told.borrow_and_update();
+                tracing::info!(migrations, "migrating the database's schema");
+                health.waiting(&format!(
+                    "migrating the database's schema: {migrations} migrations to go"
+                ));
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            opened = opening => opened,
+            never = telling => never,
+        }
     }
 
     /// Opens the store; changes its schema if told so.
     pub(crate) async fn open_with(&self, migrations: Migrations) -> Result<SqlStore, store::Error> {
+        self.open_and_tell(migrations, None).await
+    }
+
+    async fn open_and_tell(
+        &self,
+        migrations: Migrations,
+        migrating: Option<watch::Sender<usize>>,
+    ) -> Result<SqlStore, store::Error> {
         let migrate = migrations == Migrations::Auto;
         match self.config.backend {
             Backend::Sqlite => {
                 let options = SqliteOptions {
                     migrate,
+                    migrating,
                     ..SqliteOptions::new(&self.path)
                 };
                 SqlStore::open(options).await
             }
-            Backend::Postgres => SqlStore::open_postgres(self.postgres(migrate)?).await,
+            Backend::Postgres => {
+                let options = PostgresOptions {
+                    migrate,
+                    migrating,
+                    ..self.postgres()?
+                };
+                SqlStore::open_postgres(options).await
+            }
         }
     }
 
-    fn postgres(&self, migrate: bool) -> Result<PostgresOptions, store::Error> {
+    fn postgres(&self) -> Result<PostgresOptions, store::Error> {
         let config = &self.config.postgres;
         let url = config.url_text().ok_or_else(|| {
             store::Error::Unfit("store.postgres.url is missing, or is no text: set it".to_owned())
         })?;
         Ok(PostgresOptions {
-            migrate,
             readers_max: config.readers_max,
             connect_timeout: config.connect_timeout.get(),
             acquire_timeout: config.acquire_timeout.get(),
@@ -108,13 +141,16 @@ impl Opener {
     }
 
     /// True if opening may succeed later without this process being started anew.
-    pub(super) fn may_come(&self, error: &store::Error) -> bool {
+    fn may_come(&self, error: &store::Error) -> bool {
         match error {
             store::Error::NotMigrated { .. } => true,
             store::Error::Unavailable(_) | store::Error::OutcomeUnknown(_) => {
                 self.config.backend == Backend::Postgres
             }
-            store::Error::Refused(_) | store::Error::Corrupt(_) | store::Error::Unfit(_) => false,
+            store::Error::Refused(_)
+            | store::Error::Untrusted
+            | store::Error::Corrupt(_)
+            | store::Error::Unfit(_) => false,
         }
     }
 }
@@ -133,8 +169,8 @@ impl From<SqlStore> for Opened {
 pub(super) enum Source {
     /// It is open.
     Open(Opened),
-    /// It could not be opened yet, and why.
-    Waiting(Box<Opener>, store::Error),
+    /// It has yet to be opened.
+    Closed(Box<Opener>),
 }
 
 /// What runs on an open store.
@@ -165,21 +201,16 @@ pub(super) async fn start(
 ) -> Result<Option<Engine>, RunError> {
     let opened = match source {
         Source::Open(opened) => opened,
-        Source::Waiting(opener, why) => {
-            let opening = wait(&opener, why, health);
-            let opened = tokio::select! {
-                opened = opening => opened?,
-                () = shutdown.stopping() => return Ok(None),
-            };
-            tracing::info!("the store is open");
-            opened
-        }
+        Source::Closed(opener) => tokio::select! {
+            opened = open(&opener, health) => opened?,
+            () = shutdown.stopping() => return Ok(None),
+        },
     };
     let starting = follow(&opened.store, config, health);
     let tail = tokio::select! {
         tail = starting => tail,
         () = shutdown.stopping() => {
-            opened.store.close().await;
+            close(&*opened.store).await;
             return Ok(None);
         }
     };
@@ -207,33 +238,41 @@ pub(super) async fn start(
 }
 
 /// Tries until the store opens. A reason is logged when it is a new one.
-async fn wait(
-    opener: &Opener,
-    mut why: store::Error,
-    health: &StoreHealth,
-) -> Result<Opened, RunError> {
+async fn open(opener: &Opener, health: &StoreHealth) -> Result<Opened, RunError> {
     let mut told = String::new();
     loop {
-        if !opener.may_come(&why) {
-            return Err(RunError::Store {
-                place: opener.place(),
-                source: why,
-            });
-        }
-        let text = why.to_string();
-        if text != told {
+        let why = match opener.open(health).await {
+            Ok(store) => {
+                if !told.is_empty() {
+                    tracing::info!("the store is open");
+                }
+                return Ok(store.into());
+            }
+            Err(error) if opener.may_come(&error) => error.to_string(),
+            Err(source) => {
+                let place = opener.place();
+                return Err(RunError::Store { place, source });
+            }
+        };
+        health.away(&why);
+        if why != told {
             tracing::warn!(
-                error = text,
+                error = why,
                 "the store cannot be opened yet; trying again every second"
             );
-            health.waiting(&text);
-            told = text;
+            told = why;
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
-        match opener.open().await {
-            Ok(store) => return Ok(store.into()),
-            Err(error) => why = error,
-        }
+    }
+}
+
+/// Closes a store, in time also if its database does not answer.
+pub(super) async fn close(store: &dyn PassStore) {
+    if tokio::time::timeout(CLOSE_TIMEOUT, store.close())
+        .await
+        .is_err()
+    {
+        tracing::warn!("the store's connections did not close in time; the process ends without");
     }
 }
 
@@ -253,7 +292,7 @@ async fn follow(
             Ok(tail) => return tail,
             Err(error) => {
                 tracing::warn!(error = %error, "the log's end cannot be looked up; trying again");
-                health.waiting("reading failed");
+                health.away("reading failed");
             }
         }
         tokio::time::sleep(config.subscriptions.poll_interval_idle.get()).await;

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use pass_proto::status::Reason;
-use test_kit::TestPostgres;
+use test_kit::{ChaosProxy, PortLease, TestPostgres};
+use tokio::process::Child;
 
 use crate::database::Database;
 use crate::harness::*;
@@ -140,35 +142,106 @@ async fn a_postgresql_is_migrated_and_rotated_by_commands() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
-// The server takes the connection and never says a word.
-#[tokio::test]
-async fn a_database_that_does_not_answer_keeps_no_process_from_ending() {
-    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("postgres://u@{}/log", silent.local_addr().unwrap());
-    let dir = tempfile::tempdir().unwrap();
-    let mut process = tokio::process::Command::new(env!("CARGO_BIN_EXE_pass-state"))
+/// Starts the service with a PostgreSQL; `env` comes on top.
+fn serve(data_dir: &Path, url: &str, env: &[(&str, String)]) -> Child {
+    let any_port = "127.0.0.1:0".to_owned();
+    tokio::process::Command::new(env!("CARGO_BIN_EXE_pass-state"))
         .args(["serve", "--data-dir"])
-        .arg(dir.path())
+        .arg(data_dir)
         .env_clear()
         .env("PASS_STATE__STORE__BACKEND", "postgres")
         .env(
             "PASS_STATE__STORE__POSTGRES__URL",
             "{ env = \"DATABASE_URL\" }",
         )
-        .env("PASS_STATE__STORE__POSTGRES__CONNECT_TIMEOUT", "1m")
-        .env("PASS_STATE__GRPC__LISTEN", "127.0.0.1:0")
-        .env("PASS_STATE__ADMIN__LISTEN", "127.0.0.1:0")
         .env("DATABASE_URL", url)
+        .env("PASS_STATE__GRPC__LISTEN", &any_port)
+        .env("PASS_STATE__ADMIN__LISTEN", &any_port)
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .kill_on_drop(true)
         .spawn()
-        .unwrap();
-    let _connection = soon("the connection", silent.accept()).await.unwrap();
+        .unwrap()
+}
+
+async fn terminate(process: &Child) {
     let kill = ["-s", "TERM", &process.id().unwrap().to_string()].map(str::to_owned);
     let mut kill = tokio::process::Command::new("kill")
         .args(kill)
         .spawn()
         .unwrap();
     assert!(kill.wait().await.unwrap().success());
+}
+
+// The server takes the connection and never says a word.
+#[tokio::test]
+async fn a_database_that_does_not_answer_keeps_no_process_from_ending() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://u@{}/log", silent.local_addr().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let patient = [(
+        "PASS_STATE__STORE__POSTGRES__CONNECT_TIMEOUT",
+        "1m".to_owned(),
+    )];
+    let mut process = serve(dir.path(), &url, &patient);
+    let _connection = soon("the connection", silent.accept()).await.unwrap();
+    terminate(&process).await;
     let status = soon("the end", process.wait()).await.unwrap();
     assert!(status.success(), "{status}");
+}
+
+/// The database falls silent in the middle of work: connections live, and nothing comes back. The end takes no longer
+/// than is said of it, `drain_delay` and `drain_timeout` and `export_timeout` and 10 s.
+#[tokio::test]
+async fn a_database_that_falls_silent_keeps_no_process_from_ending_in_time() {
+    let postgres = TestPostgres::start().await.unwrap();
+    let proxy = ChaosProxy::start(postgres.address()).await.unwrap();
+    let url = postgres.database().await.unwrap();
+    let address = postgres.address().to_string();
+    let url = url.replace(&address, &proxy.address().to_string());
+    let dir = tempfile::tempdir().unwrap();
+    let (grpc, admin) = (PortLease::take().unwrap(), PortLease::take().unwrap());
+    let env = [
+        ("PASS_STATE__GRPC__LISTEN", grpc.address().to_string()),
+        ("PASS_STATE__ADMIN__LISTEN", admin.address().to_string()),
+        ("PASS_STATE__DRAIN_DELAY", "0s".to_owned()),
+        ("PASS_STATE__GRPC__LIMITS__DRAIN_TIMEOUT", "1s".to_owned()),
+        ("PASS_STATE__TELEMETRY__EXPORT_TIMEOUT", "1s".to_owned()),
+        // A transaction may wait for longer than the end may take.
+        (
+            "PASS_STATE__STORE__POSTGRES__LOCK_TIMEOUT",
+            "1m".to_owned(),
+        ),
+    ];
+    let mut process = serve(dir.path(), &url, &env);
+    let healthcheck = |file: &Path| {
+        let file = file.to_str().unwrap().to_owned();
+        let listen = admin.address().to_string();
+        let dir = dir.path().to_owned();
+        async move {
+            let env = [("PASS_STATE__ADMIN__LISTEN", listen.as_str())];
+            run(&["healthcheck", "--config", &file], &dir, &env).await
+        }
+    };
+    // What is on disk for the next start may be broken; this process is well.
+    let broken = dir.path().join("pass-state.toml");
+    std::fs::write(&broken, "[store]\nbackend = \"paper\"\n").unwrap();
+    eventually("health", || async {
+        healthcheck(&broken).await.status.success()
+    })
+    .await;
+
+    let channel = connect(grpc.address()).await;
+    let mut gateway = Gateway::with(&channel, hello(1)).await;
+    gateway.deliver(installs(0..1)).await;
+    proxy.pause(true);
+    gateway.send(installs(1..2)).await;
+    let began = Instant::now();
+    terminate(&process).await;
+    let status = soon("the end", process.wait()).await.unwrap();
+    assert!(status.success(), "{status}");
+    assert!(
+        began.elapsed() < Duration::from_secs(12),
+        "{:?}",
+        began.elapsed()
+    );
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pass_domain::delivery::Delivery;
@@ -41,6 +41,43 @@ pub(crate) async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("{what} did not happen within {PATIENCE:?}"))
 }
 
+/// Lines of the log, as text.
+#[derive(Clone, Default)]
+pub(crate) struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl Logged {
+    /// Collects what this thread logs from now on. A test's runtime has one thread unless it says otherwise, so
+    /// that is the whole service.
+    pub(crate) fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+        let logged = Self::default();
+        let to = logged.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || to.clone())
+            .finish();
+        (logged, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// The lines that hold a text.
+    pub(crate) fn with(&self, text: &str) -> Vec<String> {
+        let bytes = self.0.lock().unwrap();
+        let log = String::from_utf8_lossy(&bytes);
+        let lines = log.lines().filter(|line| line.contains(text));
+        lines.map(str::to_owned).collect()
+    }
+}
+
+impl std::io::Write for Logged {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Tries until the answer is yes.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -> F) {
     soon(what, async {
@@ -54,6 +91,7 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut ask: im
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     pub(crate) admin: SocketAddr,
+    pub(crate) health: Option<SocketAddr>,
     pub(crate) shutdown: Shutdown,
     pub(crate) clock: ManualClock,
     pub(crate) channel: Channel,
@@ -90,6 +128,7 @@ impl Server {
         };
         let service = PassState::build(config, dependencies).await.unwrap();
         let (addr, admin) = (service.grpc_addr(), service.admin_addr());
+        let health = service.health_addr();
         let failures = service.auth_failures();
         let shutdown = Shutdown::new();
         let running = tokio::spawn(service.run(shutdown.clone()));
@@ -97,6 +136,7 @@ impl Server {
         Self {
             addr,
             admin,
+            health,
             shutdown,
             clock,
             channel,

@@ -8,7 +8,7 @@ use pass_domain::kind::Kind;
 use pass_proto::v1;
 use pass_state::{BuildError, Config, Dependencies, PassState, RunError};
 use service_kit::clock::SystemClock;
-use service_kit::shutdown::Phase;
+use service_kit::shutdown::{Phase, Shutdown};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -184,15 +184,17 @@ async fn a_start_that_cannot_work_names_the_key() {
     config.admin.listen = taken.local_addr().unwrap();
     let error = PassState::build(config.clone(), dependencies(&dir)).await;
     let error = error.unwrap_err();
+    assert!(matches!(error, BuildError::Bind { .. }), "{error:?}");
     assert!(error.to_string().starts_with("admin.listen can't be bound"));
     assert!(!dir.path().join("pass-state").exists(), "nothing was made");
 
     // A database that no waiting makes fit.
     config.admin.listen = ([127, 0, 0, 1], 0).into();
     config.store.path = Some(dir.path().to_owned());
-    let error = PassState::build(config, dependencies(&dir)).await;
-    let error = error.unwrap_err();
-    assert!(matches!(error, BuildError::Store { .. }), "{error:?}");
+    let service = PassState::build(config, dependencies(&dir)).await.unwrap();
+    let running = service.run(Shutdown::new());
+    let error = soon("the end", running).await.unwrap_err();
+    assert!(matches!(error, RunError::Store { .. }), "{error:?}");
     let place = dir.path().to_str().unwrap();
     assert!(error.to_string().contains(place), "{error}");
 }

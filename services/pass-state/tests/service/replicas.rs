@@ -9,6 +9,9 @@ use pass_state::{PassState, RunError};
 use service_kit::config::Duration as Span;
 use test_kit::TestPostgres;
 use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
 use crate::database::{Database, on_both};
@@ -269,6 +272,93 @@ async fn a_postgresql_that_is_away_at_the_start_is_waited_for_and_its_url_is_not
     .await;
     let mut gateway = Gateway::connect(&waiting, 1).await;
     gateway.deliver(installs(0..1)).await;
+    waiting.stop().await;
+}
+
+/// A migration that takes its time: it waits for the lock that all of them hold.
+#[tokio::test]
+async fn probes_are_answered_while_the_schema_is_migrated() {
+    let postgres = TestPostgres::start().await.unwrap();
+    let database = Database::postgres(&postgres).await;
+    let Database::Postgres(url) = &database else {
+        unreachable!()
+    };
+    let hold = format!(
+        "SELECT pg_advisory_lock({}); SELECT pg_sleep(60);",
+        i64::from_be_bytes(*b"passline")
+    );
+    let release = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted \
+                   AND pid <> pg_backend_pid()";
+    let (holding, working) = (postgres.sql(url, &hold), async {
+        let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted";
+        eventually("the lock", || async {
+            postgres.sql(url, held).await.unwrap() == "1"
+        })
+        .await;
+        let start = || {
+            replica_with(&database, |config| {
+                config.grpc.health_listen = Some(([127, 0, 0, 1], 0).into());
+            })
+        };
+        let is_migrating = async |server: &Server| {
+            let answer = server.get("/readyz").await;
+            answer.starts_with("HTTP/1.1 503") && answer.contains("migrating the database's schema")
+        };
+        let stopped = start().await;
+        eventually("a migration", || is_migrating(&stopped)).await;
+        stopped.stop().await;
+
+        let migrating = start().await;
+        eventually("a migration", || is_migrating(&migrating)).await;
+        assert!(migrating.get("/livez").await.starts_with("HTTP/1.1 200"));
+        let scrape = migrating.get("/metrics").await;
+        assert!(
+            scrape.contains("passline_ready{check=\"store\"} 0"),
+            "{scrape}"
+        );
+        let mut health = HealthClient::new(connect(migrating.health.unwrap()).await);
+        for (service, status) in [
+            ("liveness", ServingStatus::Serving),
+            ("readiness", ServingStatus::NotServing),
+        ] {
+            let service = service.to_owned();
+            let asking = health.check(HealthCheckRequest { service });
+            let answer = soon("health", asking).await.unwrap().into_inner();
+            assert_eq!(answer.status(), status);
+        }
+        postgres.sql(url, release).await.unwrap();
+        eventually("readiness", || async {
+            migrating.get("/readyz").await.starts_with("HTTP/1.1 200")
+        })
+        .await;
+        let mut gateway = Gateway::connect(&migrating, 1).await;
+        assert_eq!(gateway.deliver(installs(0..1)).await, ["APPLIED"]);
+        migrating.stop().await;
+    });
+    let (held, ()) = tokio::join!(holding, working);
+    assert!(held.is_err(), "the lock was taken away");
+}
+
+/// What alerts look at beside readiness must be there from the first scrape, or they never see a process that has no
+/// database.
+#[tokio::test]
+async fn a_service_without_its_database_shows_that_it_is_not_ready() {
+    let mut postgres = TestPostgres::start().await.unwrap();
+    let database = Database::postgres(&postgres).await;
+    postgres.kill().await.unwrap();
+    let waiting = replica(&database).await;
+    let scrape = waiting.get("/metrics").await;
+    for line in [
+        "passline_ready{check=\"store\"} 0",
+        "passline_ingest_streams 0",
+        "passline_ingest_streams_total 0",
+        "passline_apply_failures_total{cause=\"unavailable\"} 0",
+    ] {
+        assert!(
+            scrape.lines().any(|shown| shown == line),
+            "{line} in {scrape}"
+        );
+    }
     waiting.stop().await;
 }
 

@@ -8,7 +8,7 @@
 //! | 25 | a read-only transaction (a standby, a server put into read-only mode), a transaction that failed before | `Unavailable` |
 //! | 26, 0A | a prepared statement that is gone, or whose columns a migration changed; the connection is not used again | `Unavailable` |
 //! | 21, 22, 23, 44, 54 | the data: values, keys, limits such as that of an index row | `Refused` |
-//! | 42, 3F | the set-up: a table, column or privilege is missing | `Unfit` |
+//! | 42, 3F | the set-up: a table, column or privilege is missing | `Unfit`; a privilege is waited for while opening |
 //! | 28, 3D, a certificate, a URL | signing in, no such database | `Unavailable`; `Unfit` while opening |
 //! | XX001, XX002 | damaged table or index | `Unavailable`, logged as an error. Not fatal for this process: what is damaged is on the server, and starting anew here would mend nothing |
 //! | anything else | | `Unavailable` |
@@ -89,6 +89,14 @@ pub(super) fn meaning_of_opening(error: &DbErr, place: Place) -> Error {
         _ => return meaning(error),
     };
     Error::Unfit(format!("{}; {fix}", meaning(error)))
+}
+
+/// True if the role lacks a privilege.
+pub(super) fn lacks_privilege(error: &DbErr) -> bool {
+    match driver_error(error) {
+        Some(sqlx::Error::Database(database)) => database.code().as_deref() == Some("42501"),
+        _ => false,
+    }
 }
 
 /// True if the connection was lost before it had been used, so that a new one may do better.

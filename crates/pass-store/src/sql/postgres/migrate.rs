@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::PostgresOptions;
 use super::connect::Connector;
-use super::error::meaning;
+use super::error::{lacks_privilege, meaning};
 use super::statement::{ANSWER_GRACE, failed, timed_out};
 use super::transaction::millis;
 use crate::contract::Error;
@@ -58,6 +58,9 @@ async fn bring_up(connection: &DatabaseConnection, connector: &Connector) -> Res
         if !options.migrate {
             return Err(Error::NotMigrated { lacking });
         }
+        if let Some(migrating) = &options.migrating {
+            migrating.send_replace(lacking);
+        }
         in_time(MIGRATING_MAX + ANSWER_GRACE, change(connection)).await?;
     }
     in_time(step_max, make_head(connection)).await
@@ -80,7 +83,46 @@ async fn look(connection: &DatabaseConnection, options: &PostgresOptions) -> Res
     );
     let set = connection.execute_unprepared(&text).await;
     set.map_err(|error| meaning(&error))?;
+    assert_granted(connection).await?;
     pass_migration::pending(connection).await.map_err(unfit)
+}
+
+/// Whom to ask for what, if the tables are there and this role may not use them: another role made them. A row of
+/// the role, the schema, how many tables it lacks, and what gives them to it. PostgreSQL passes over a schema that a
+/// role may not look into, and a table it has no rights on is not in the information schema, so both are looked up in
+/// the catalog.
+const NOT_GRANTED: &str = "\
+    SELECT format('%I', current_user), format('%I', schema), lacking::text, \
+        CASE WHEN usable THEN '' ELSE format('GRANT USAGE ON SCHEMA %I TO %I; ', schema, current_user) END || \
+        format('GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %I TO %I', schema, current_user) \
+    FROM (SELECT n.nspname AS schema, has_schema_privilege(n.oid, 'USAGE') AS usable, place, ( \
+            SELECT count(*) FROM pg_class t WHERE t.relnamespace = n.oid AND t.relkind IN ('r', 'p') AND ( \
+                t.relname IN ('seaql_migrations', 'log_head', 'spool', 'delivery', 'delivery_personal', 'quarantine', \
+                    'pass', 'event') AND NOT has_table_privilege(t.oid, 'SELECT') \
+                OR t.relname IN ('log_head', 'spool', 'delivery', 'delivery_personal', 'quarantine', 'pass', 'event') \
+                    AND NOT has_table_privilege(t.oid, 'INSERT') \
+                OR t.relname IN ('log_head', 'spool', 'delivery', 'delivery_personal', 'quarantine', 'pass') \
+                    AND NOT has_table_privilege(t.oid, 'UPDATE')) \
+        ) AS lacking \
+        FROM unnest(string_to_array(current_setting('search_path'), ',')) WITH ORDINALITY AS path(name, place) \
+        JOIN pg_namespace n ON n.nspname = replace(btrim(name, ' \"'), '$user', current_user) \
+            AND n.nspname = coalesce(current_schema(), n.nspname) \
+        JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'seaql_migrations' \
+        ORDER BY place LIMIT 1) AS found \
+    WHERE lacking > 0 OR NOT usable";
+
+/// Somebody may grant what is lacking while this process waits, so that is [`Error::Unavailable`].
+async fn assert_granted(connection: &DatabaseConnection) -> Result<(), Error> {
+    let explain = |error: DbErr| meaning(&error);
+    let asked = Statement::from_string(DbBackend::Postgres, NOT_GRANTED);
+    let Some(row) = connection.query_one_raw(asked).await.map_err(explain)? else {
+        return Ok(());
+    };
+    let text = |at| row.try_get_by_index::<String>(at).map_err(explain);
+    let (role, schema, lacking, grant) = (text(0)?, text(1)?, text(2)?, text(3)?);
+    Err(Error::Unavailable(format!(
+        "role {role} lacks privileges on {lacking} tables in schema {schema}; let their owner run: {grant}"
+    )))
 }
 
 async fn change(connection: &DatabaseConnection) -> Result<(), Error> {
@@ -99,7 +141,15 @@ async fn change(connection: &DatabaseConnection) -> Result<(), Error> {
     );
     let locked = transaction.execute_unprepared(&text).await;
     locked.map_err(explain)?;
-    pass_migration::up(&transaction).await.map_err(unfit)?;
+    pass_migration::up(&transaction).await.map_err(|error| {
+        if lacks_privilege(&error) {
+            let said = meaning(&error);
+            return Error::Unavailable(format!(
+                "{said}; have a role that may run `pass-state migrate`, or let this one change the schema"
+            ));
+        }
+        unfit(error)
+    })?;
     transaction.commit().await.map_err(explain)
 }
 

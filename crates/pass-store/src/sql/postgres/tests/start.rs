@@ -223,6 +223,80 @@ async fn an_older_schema_waits_and_a_newer_one_is_used_unless_it_takes_away() {
     }
 }
 
+async fn open_as(url: &str, role: &str, migrate: bool) -> Result<SqlStore, Error> {
+    let (_, address) = url.split_once('@').expect("a user");
+    let role = role.replace(' ', "%20");
+    let options = PostgresOptions {
+        migrate,
+        ..PostgresOptions::new(format!("postgres://{role}@{address}"))
+    };
+    SqlStore::open_postgres(options).await
+}
+
+/// One role owns the tables, another one uses them: what it lacks is told with the statement that gives it.
+#[tokio::test]
+async fn a_role_without_rights_waits_and_is_told_what_to_grant() {
+    let server = server().await;
+    let url = server.database().await.expect("a database");
+    let sql = async |text: &str| server.sql(&url, text).await.expect("run");
+    // Roles are the server's, which other tests share.
+    let database = url.rsplit('/').next().expect("a name");
+    let (owner, app) = (format!("{database}_owner"), format!("{database} app"));
+    sql(&format!(
+        "CREATE ROLE \"{owner}\" LOGIN; CREATE ROLE \"{app}\" LOGIN; GRANT CREATE ON SCHEMA public TO \"{owner}\""
+    ))
+    .await;
+    let as_role = async |role: &str, migrate| open_as(&url, role, migrate).await;
+    let waits = |opened: Result<SqlStore, Error>| match opened.expect_err("it lacks rights") {
+        Error::Unavailable(text) => text,
+        error => panic!("{error}"),
+    };
+    let cannot = waits(as_role(&app, true).await);
+    assert!(
+        cannot.contains("42501") && cannot.contains("pass-state migrate"),
+        "{cannot}"
+    );
+    as_role(&owner, true).await.expect("migrated").close().await;
+
+    let grant =
+        format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO \"{app}\"");
+    for migrate in [true, false] {
+        let told = waits(as_role(&app, migrate).await);
+        assert!(
+            told.contains("8 tables") && told.ends_with(&grant),
+            "{told}"
+        );
+    }
+    sql(&format!("GRANT SELECT ON seaql_migrations TO \"{app}\"")).await;
+    let told = waits(as_role(&app, false).await);
+    assert!(
+        told.contains("7 tables") && told.ends_with(&grant),
+        "{told}"
+    );
+    sql("REVOKE USAGE ON SCHEMA public FROM PUBLIC").await;
+    let told = waits(as_role(&app, false).await);
+    let usage = format!("GRANT USAGE ON SCHEMA public TO \"{app}\"; {grant}");
+    assert!(told.ends_with(&usage), "{told}");
+    sql(&usage).await;
+    let store = as_role(&app, false).await.expect("opened");
+    assert_eq!(send(&store, 1).await.expect("sent"), Outcome::Applied);
+    store.close().await;
+
+    // The same, in advance.
+    let url = server.database().await.expect("a database");
+    let sql = async |text: &str| server.sql(&url, text).await.expect("run");
+    sql(&format!(
+        "GRANT CREATE ON SCHEMA public TO \"{owner}\"; ALTER DEFAULT PRIVILEGES FOR ROLE \"{owner}\" IN SCHEMA public \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO \"{app}\""
+    ))
+    .await;
+    let as_role = async |role: &str, migrate| open_as(&url, role, migrate).await;
+    as_role(&owner, true).await.expect("migrated").close().await;
+    let store = as_role(&app, false).await.expect("opened");
+    assert_eq!(send(&store, 1).await.expect("sent"), Outcome::Applied);
+    store.close().await;
+}
+
 #[tokio::test]
 async fn readers_cannot_write_and_a_server_has_tools_of_its_own_for_backups() {
     let server = server().await;
