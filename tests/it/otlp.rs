@@ -25,8 +25,7 @@ fn options(collector: &Collector, sample_ratio: f64) -> Options {
     );
     Options {
         gateway_tables: telemetry.clone(),
-        // Writing the table anew takes its other defaults, the name among them.
-        state_tables: format!("{telemetry}service_name = \"pass-state\"\n"),
+        state_tables: telemetry,
         ..Options::default()
     }
 }
@@ -149,8 +148,7 @@ async fn a_collector_gets_one_trace_of_both_services_and_the_metrics_of_each() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trace_goes_on_after_the_gateway_was_killed_between_the_hops() {
     let collector = Collector::start().await.unwrap();
-    // The sender records its trace, so the gateway does although it takes part in no trace of its own.
-    let mut stand = Stand::new(&programs(), &options(&collector, 0.0)).unwrap();
+    let mut stand = Stand::new(&programs(), &options(&collector, 1.0)).unwrap();
     stand.start_gateway().await.unwrap();
     let receipt = deliver(&stand, &traced("killed", true)).await;
     // What was not exported dies with the process.

@@ -4,8 +4,8 @@
 
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Serialize};
-use service_kit::config::{ByteSize, Duration, Faults, Validate};
+use serde::{Deserialize, Deserializer, Serialize};
+use service_kit::config::{ByteSize, Duration, Faults, Sources, Validate, load};
 use service_kit::grpc::GrpcLimits;
 use service_kit::reload::ReloadConfig;
 use service_kit::telemetry::TelemetryConfig;
@@ -47,6 +47,7 @@ pub struct Config {
     /// How changed files are taken in.
     pub reload: ReloadConfig,
     /// Logs and traces.
+    #[serde(deserialize_with = "telemetry_of_this_service")]
     pub telemetry: TelemetryConfig,
 }
 
@@ -69,6 +70,17 @@ impl Default for Config {
             },
         }
     }
+}
+
+/// A `[telemetry]` table that leaves the name out means this service's, not the kit's.
+fn telemetry_of_this_service<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<TelemetryConfig, D::Error> {
+    let mut telemetry = TelemetryConfig::deserialize(deserializer)?;
+    if telemetry.service_name == TelemetryConfig::default().service_name {
+        telemetry.service_name = SERVICE_NAME.to_owned();
+    }
+    Ok(telemetry)
 }
 
 /// Where gateways and clients connect.
@@ -141,6 +153,36 @@ impl Default for AdminConfig {
             listen: ([127, 0, 0, 1], 8082).into(),
             tls: None,
         }
+    }
+}
+
+impl AdminConfig {
+    /// Loads this table alone, to ask a running service. The rest of the file, and the files that it names, are for a
+    /// next start and may not be fit for one.
+    ///
+    /// # Errors
+    /// Every fault found in the table, or the one of a file that is no TOML.
+    pub fn load(from: &Sources) -> Result<Self, Faults> {
+        #[derive(Deserialize)]
+        struct Unchecked(AdminConfig);
+        impl Validate for Unchecked {
+            fn validate(&self, _: &mut Faults) {}
+        }
+        let table = Sources {
+            env_prefix: "PASS_STATE__ADMIN",
+            section: Some("admin"),
+            ..from.clone()
+        };
+        load::<Unchecked>(&table).map(|Unchecked(admin)| admin)
+    }
+}
+
+impl AdminConfig {
+    /// Whether other machines can reach it without TLS. That is allowed, since probes and scrapers have neither
+    /// certificates nor tokens, and it is told.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        self.tls.is_none() && !self.listen.ip().is_loopback()
     }
 }
 
@@ -424,7 +466,7 @@ impl Validate for Config {
     }
 }
 
-/// What may be left open, and the key that closes it.
+/// What may be left open of gRPC, and the key that closes it.
 const EXPOSURES: [(&str, &str, &str); 2] = [
     ("PLAINTEXT", "without TLS", "[grpc.tls]"),
     (
@@ -438,6 +480,15 @@ impl Config {
     /// What is left open to other machines, by the words of GetLogInfo; nothing on loopback.
     #[must_use]
     pub fn exposures(&self) -> Vec<&'static str> {
+        let mut open = self.grpc_exposures();
+        if self.admin.is_exposed() {
+            open.push("ADMIN_PLAINTEXT");
+        }
+        open
+    }
+
+    /// What is left open of gRPC, which has to be spelled out.
+    pub(crate) fn grpc_exposures(&self) -> Vec<&'static str> {
         let closed = [self.grpc.tls.is_some(), self.auth.principals_file.is_some()];
         let reachable = !self.grpc.listen.ip().is_loopback();
         (EXPOSURES.iter().zip(closed))
@@ -447,7 +498,7 @@ impl Config {
     }
 
     fn validate_exposure(&self, faults: &mut Faults) {
-        let open = self.exposures();
+        let open = self.grpc_exposures();
         if open.is_empty() || self.grpc.insecure {
             return;
         }
@@ -473,8 +524,6 @@ impl Config {
 mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
-
-    use service_kit::config::{Sources, load};
 
     use super::*;
 
@@ -550,6 +599,19 @@ mod tests {
         std::fs::remove_file(dir.path().join("grpc.key")).unwrap();
         let faults = load::<Config>(&sources).unwrap_err().to_string();
         assert!(faults.starts_with("grpc.tls.key_file (file "), "{faults}");
+    }
+
+    #[test]
+    fn a_telemetry_table_without_a_name_keeps_the_services_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[telemetry]\nlog_format = \"json\"\n").unwrap();
+        let sources = Sources {
+            file: Some(file.path().to_owned()),
+            env_prefix: ENV_PREFIX,
+            ..Sources::default()
+        };
+        let config: Config = load(&sources).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(config.telemetry.service_name, SERVICE_NAME);
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use pass_state::config::ENV_PREFIX;
+use pass_state::config::{AdminConfig, ENV_PREFIX};
 use pass_state::{Config, Dependencies, MaintenanceError, PassState};
 use service_kit::clock::SystemClock;
-use service_kit::config::{self, Sources, process_env};
+use service_kit::config::{self, Faults, Sources, process_env};
 use service_kit::shutdown::{Shutdown, Signals};
 use service_kit::{EXIT_USAGE, admin, telemetry};
 
@@ -76,73 +76,58 @@ async fn main() -> ExitCode {
             };
         }
     };
-    if matches!(arguments.command, Command::Token) {
-        return token();
-    }
-    let sources = Sources {
+    let from = Sources {
         file: arguments.config,
         env_prefix: ENV_PREFIX,
         env: process_env(),
         section: None,
     };
-    let config: Config = match config::load(&sources) {
-        Ok(config) => config,
-        Err(faults) => {
-            eprintln!("{faults}");
-            return ExitCode::from(EXIT_USAGE);
-        }
+    let Err(error) = run(arguments.command, &from, arguments.data_dir).await else {
+        return ExitCode::SUCCESS;
     };
-    let result = match arguments.command {
-        // Boxed, since what it holds until everything is open is large.
-        Command::Serve => Box::pin(serve(config, &sources, arguments.data_dir)).await,
-        Command::CheckConfig | Command::Token => Ok(()),
-        Command::Healthcheck => {
-            let admin = &config.admin;
-            let asked = admin::healthcheck(admin.listen, admin.tls.as_ref()).await;
-            asked.map_err(Into::into)
+    if let Some(faults) = error.downcast_ref::<Faults>() {
+        eprintln!("{faults}");
+        return ExitCode::from(EXIT_USAGE);
+    }
+    eprintln!("pass-state: {error:#}");
+    match error.downcast_ref() {
+        Some(MaintenanceError::NotSqlite | MaintenanceError::Missing { .. }) => {
+            ExitCode::from(EXIT_USAGE)
         }
-        Command::LogFilter { filter } => {
-            let admin = &config.admin;
-            let asked = admin::log_filter(admin.listen, admin.tls.as_ref(), &filter).await;
-            asked.map_err(Into::into)
-        }
-        Command::Migrate => PassState::migrate(&config, &arguments.data_dir)
-            .await
-            .map_err(Into::into),
-        Command::Epoch(Epoch::Rotate) => epoch_rotate(&config, &arguments.data_dir).await,
-        Command::Backup { file } => PassState::backup(&config, &arguments.data_dir, &file)
-            .await
-            .map_err(Into::into),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pass-state: {error:#}");
-            match error.downcast_ref() {
-                Some(MaintenanceError::NotSqlite | MaintenanceError::Missing { .. }) => {
-                    ExitCode::from(EXIT_USAGE)
-                }
-                Some(MaintenanceError::Store { .. }) | None => ExitCode::FAILURE,
-            }
-        }
+        Some(MaintenanceError::Store { .. }) | None => ExitCode::FAILURE,
     }
 }
 
-fn token() -> ExitCode {
-    match pass_state::new_token() {
-        Ok((token, hash)) => {
-            println!("{token}");
-            println!("token_sha256 = [\"{hash}\"]");
-            eprintln!(
-                "the first line is the token, for the client: it is not shown again; the second goes into the principals file"
-            );
-            ExitCode::SUCCESS
+async fn run(command: Command, from: &Sources, data_dir: PathBuf) -> anyhow::Result<()> {
+    let config = || config::load::<Config>(from);
+    match command {
+        // Boxed, since what it holds until everything is open is large.
+        Command::Serve => Box::pin(serve(config()?, from, data_dir)).await?,
+        Command::Token => token()?,
+        Command::CheckConfig => drop(config()?),
+        Command::Healthcheck => {
+            let admin = AdminConfig::load(from)?;
+            admin::healthcheck(admin.listen, admin.tls.as_ref()).await?;
         }
-        Err(error) => {
-            eprintln!("pass-state: no random bytes: {error}");
-            ExitCode::FAILURE
+        Command::LogFilter { filter } => {
+            let admin = AdminConfig::load(from)?;
+            admin::log_filter(admin.listen, admin.tls.as_ref(), &filter).await?;
         }
+        Command::Migrate => PassState::migrate(&config()?, &data_dir).await?,
+        Command::Epoch(Epoch::Rotate) => epoch_rotate(&config()?, &data_dir).await?,
+        Command::Backup { file } => PassState::backup(&config()?, &data_dir, &file).await?,
     }
+    Ok(())
+}
+
+fn token() -> anyhow::Result<()> {
+    let (token, hash) = pass_state::new_token().context("no random bytes")?;
+    println!("{token}");
+    println!("token_sha256 = [\"{hash}\"]");
+    eprintln!(
+        "the first line is the token, for the client: it is not shown again; the second goes into the principals file"
+    );
+    Ok(())
 }
 
 async fn epoch_rotate(config: &Config, data_dir: &Path) -> anyhow::Result<()> {
@@ -164,14 +149,8 @@ async fn serve(config: Config, from: &Sources, data_dir: PathBuf) -> anyhow::Res
         clock: Arc::new(SystemClock),
         data_dir,
     };
-    // A database that does not answer must not keep the process from ending.
-    let result = tokio::select! {
-        built = PassState::build(config, dependencies) => match built {
-            Ok(service) => service.watching(from).run(shutdown).await.map_err(anyhow::Error::from),
-            Err(error) => Err(error.into()),
-        },
-        () = shutdown.stopping() => Ok(()),
-    };
+    let service = PassState::build(config, dependencies).await?;
+    let result = service.watching(from).run(shutdown).await;
     telemetry.shutdown().await;
-    result
+    Ok(result?)
 }

@@ -87,13 +87,7 @@ impl Config {
     /// # Errors
     /// Every fault found: of keys, types and values, or else of the sources, or else of the spool's secrets.
     pub fn load(from: &config::Sources) -> Result<Self, Faults> {
-        // Secrets of sources are resolved below; the loader is given only what overrides keys.
-        let overrides = format!("{}__", from.env_prefix);
-        let mut keys_only = from.clone();
-        keys_only
-            .env
-            .retain(|(name, _)| name.starts_with(&overrides));
-        let config: Self = config::load(&keys_only)?;
+        let config: Self = config::load(&keys_only(from))?;
         let origin = from.file.clone().map_or(Origin::Default, Origin::File);
         Credentials::load("pass_state", &config.pass_state, &from.env)
             .map_err(|faults| faults.with_origin(&origin))?;
@@ -108,6 +102,14 @@ impl Config {
             backend::login(&config.spool.jetstream, &from.env, &origin)?;
         }
         Ok(config)
+    }
+
+    /// Loads and checks what can be taken in while the gateway runs, and the rest without the files that it names.
+    ///
+    /// # Errors
+    /// Every fault found of keys, types and values. Those of the sources show when they are built.
+    pub(crate) fn load_live(from: &config::Sources) -> Result<Self, Faults> {
+        config::load(&keys_only(from)).map(|Live(config)| config)
     }
 
     /// The spool's directory: the configured one, or `gateway/spool` under `data_dir`.
@@ -176,6 +178,30 @@ impl Config {
                 ),
             }
         }
+    }
+}
+
+/// What the loader needs to know: secrets are resolved elsewhere, so of the environment only what overrides keys.
+fn keys_only(from: &config::Sources) -> config::Sources {
+    let overrides = format!("{}__", from.env_prefix);
+    let mut from = from.clone();
+    from.env.retain(|(name, _)| name.starts_with(&overrides));
+    from
+}
+
+/// A configuration of which no certificate and no key is read.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Live(Config);
+
+impl Validate for Live {
+    fn validate(&self, faults: &mut Faults) {
+        let mut config = self.0.clone();
+        config.http.tls = None;
+        config.admin.tls = None;
+        config.pass_state.tls = None;
+        config.telemetry.tls = None;
+        config.validate(faults);
     }
 }
 
@@ -393,6 +419,27 @@ impl Default for Admin {
             listen: ([127, 0, 0, 1], 8081).into(),
             tls: None,
         }
+    }
+}
+
+impl Admin {
+    /// Loads this table alone, to ask a running service. The rest of the file, and the files that it names, are for a
+    /// next start and may not be fit for one.
+    ///
+    /// # Errors
+    /// Every fault found in the table, or the one of a file that is no TOML.
+    pub fn load(from: &config::Sources) -> Result<Self, Faults> {
+        #[derive(Deserialize)]
+        struct Unchecked(Admin);
+        impl Validate for Unchecked {
+            fn validate(&self, _: &mut Faults) {}
+        }
+        let table = config::Sources {
+            env_prefix: "GATEWAY__ADMIN",
+            section: Some("admin"),
+            ..from.clone()
+        };
+        config::load::<Unchecked>(&table).map(|Unchecked(admin)| admin)
     }
 }
 

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use service_kit::clock::SystemClock;
-use service_kit::config::{Sources, process_env};
+use service_kit::config::{Faults, Sources, process_env};
 use service_kit::shutdown::{Shutdown, Signals};
 use service_kit::{EXIT_USAGE, admin, telemetry};
-use webhook_gateway::config::ENV_PREFIX;
+use webhook_gateway::config::{Admin, ENV_PREFIX};
 use webhook_gateway::{Config, Dependencies, Gateway, ImportError, spool_import};
 
 /// Takes wallet-pass vendors' webhooks, stores them durably and forwards them to pass-state.
@@ -70,48 +70,44 @@ async fn main() -> ExitCode {
             };
         }
     };
-    let env = process_env();
     let from = Sources {
         file: arguments.config,
         env_prefix: ENV_PREFIX,
-        env: env.clone(),
+        env: process_env(),
         section: None,
     };
-    let config = match Config::load(&from) {
-        Ok(config) => config,
-        Err(faults) => {
-            eprintln!("{faults}");
-            return ExitCode::from(EXIT_USAGE);
-        }
+    let Err(error) = run(arguments.command, from, arguments.data_dir).await else {
+        return ExitCode::SUCCESS;
     };
-    let result = match arguments.command {
-        Command::Serve => serve(config, from, arguments.data_dir).await,
-        Command::CheckConfig => Ok(()),
+    if let Some(faults) = error.downcast_ref::<Faults>() {
+        eprintln!("{faults}");
+        return ExitCode::from(EXIT_USAGE);
+    }
+    eprintln!("webhook-gateway: {error:#}");
+    if error.downcast_ref().is_some_and(ImportError::is_usage) {
+        ExitCode::from(EXIT_USAGE)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+async fn run(command: Command, from: Sources, data_dir: PathBuf) -> anyhow::Result<()> {
+    match command {
+        Command::Serve => serve(Config::load(&from)?, from, data_dir).await?,
+        Command::CheckConfig => drop(Config::load(&from)?),
         Command::Healthcheck => {
-            let admin = &config.admin;
-            let asked = admin::healthcheck(admin.listen, admin.tls.as_ref()).await;
-            asked.map_err(Into::into)
+            let admin = Admin::load(&from)?;
+            admin::healthcheck(admin.listen, admin.tls.as_ref()).await?;
         }
         Command::LogFilter { filter } => {
-            let admin = &config.admin;
-            let asked = admin::log_filter(admin.listen, admin.tls.as_ref(), &filter).await;
-            asked.map_err(Into::into)
+            let admin = Admin::load(&from)?;
+            admin::log_filter(admin.listen, admin.tls.as_ref(), &filter).await?;
         }
         Command::Spool(SpoolCommand::Import { dir }) => {
-            import(&config, env, arguments.data_dir, &dir).await
-        }
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("webhook-gateway: {error:#}");
-            if error.downcast_ref().is_some_and(ImportError::is_usage) {
-                ExitCode::from(EXIT_USAGE)
-            } else {
-                ExitCode::FAILURE
-            }
+            import(&Config::load(&from)?, from.env, data_dir, &dir).await?;
         }
     }
+    Ok(())
 }
 
 async fn serve(config: Config, from: Sources, data_dir: PathBuf) -> anyhow::Result<()> {
