@@ -7,8 +7,8 @@
 //!
 //! A spool may be shared by several gateways, of which one forwards at a time: before each stream the forwarder waits
 //! for its turn. Gateways that wait are ready; they take callbacks like the one that forwards. One that has the turn and
-//! is blocked, or does not reach pass-state for a while (see `patience`), passes the turn on: what stands in its way
-//! may stand in no one else's.
+//! is blocked, or for a while does not reach pass-state or may send nothing (see `patience`), passes the turn on: what
+//! stands in its way may stand in no one else's.
 //!
 //! Four kinds of ends:
 //! - ordinary ones (the connection broke, the store is away, the stream was rotated, no progress): reconnect
@@ -54,6 +54,8 @@ const TURN_USUAL: Duration = Duration::from_millis(500);
 const TURN_USUAL_PASSED: Duration = Duration::from_secs(5);
 /// How often a gateway that waits and refuses callbacks looks whether another one's deliveries are committed.
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
+/// After a stream that lived as long as this its end is told, also if the one before ended just so.
+const TOLD_FOR: Duration = Duration::from_secs(60);
 
 /// What helps after a stream has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +68,15 @@ enum Remedy {
     Fenced,
     /// Reconnect later and be not ready.
     Blocked,
+}
+
+/// What the log need not repeat.
+#[derive(Debug, Default)]
+struct Told {
+    /// Why forwarding was interrupted, as it was last told.
+    text: Option<String>,
+    /// Whether the last stream opened, and failed before anything was committed.
+    in_vain: bool,
 }
 
 /// The forwarder's state, for the operator, metrics and tests.
@@ -127,9 +138,10 @@ impl Forwarder {
         let mut patience = Patience::new(self.shared, hello_max);
         let (mut blocked_by_spool, mut hole_end) = (false, 0);
         let mut turn_usual = TURN_USUAL;
+        let mut told = Told::default();
         loop {
             let began = Instant::now();
-            let (end, progressed) = match self.turn(turn_usual, &check, &stop).await {
+            let (end, opened, progressed) = match self.turn(turn_usual, &check, &stop).await {
                 Ok(waited) => {
                     turn_usual = TURN_USUAL;
                     if waited {
@@ -137,15 +149,18 @@ impl Forwarder {
                         patience.begins();
                     }
                     let hello_max = hello_max.min(patience.left());
-                    let mut session =
-                        Session::new(&self, &check, blocked_by_spool, hole_end, hello_max);
+                    let mut session = Session::new(
+                        &self,
+                        &check,
+                        blocked_by_spool,
+                        hole_end,
+                        hello_max,
+                        told.in_vain,
+                    );
                     let end = session.run(&stop).await;
-                    if session.opened() {
-                        patience.succeeded();
-                    }
-                    (end, session.progressed())
+                    (end, session.opened(), session.progressed())
                 }
-                Err(end) => (end, false),
+                Err(end) => (end, false, false),
             };
             self.waiters.connected(None);
             self.status.send_modify(|status| {
@@ -157,9 +172,17 @@ impl Forwarder {
                 End::Stopped => return,
                 End::Failed(failure) => failure,
             };
+            // A stream that opens and takes nothing from this gateway is none: another one may be permitted more.
+            if opened && (progressed || !failure.is_denied()) {
+                patience.succeeded();
+            }
             hole_end = failure.hole_end();
             blocked_by_spool = failure.is_of_the_spool() || (blocked_by_spool && !progressed);
-            let mut wait = self.judge(&failure, &check, &mut pause, progressed);
+            if progressed || began.elapsed() >= TOLD_FOR {
+                told = Told::default();
+            }
+            let mut wait = self.judge(&failure, &check, &mut pause, progressed, &mut told);
+            told.in_vain = opened && !progressed && !failure.is_ordinary();
             let blocked = failure.remedy() == Remedy::Blocked;
             if blocked {
                 self.spool.pass_turn().await;
@@ -257,19 +280,20 @@ impl Forwarder {
         check: &Check,
         pause: &mut Pause,
         progressed: bool,
+        told: &mut Told,
     ) -> Duration {
         let text = failure.to_string();
-        let news = self.status.borrow().last_error.as_deref() != Some(&text);
         let (blocked, wait) = match failure.remedy() {
             Remedy::Retry => {
                 if progressed {
                     pause.reset();
                 }
-                // The same again and again is one line; what changes is a line each.
-                if matches!(failure, Failure::Rotated | Failure::SourcesChanged) {
+                // The same again and again is one line until something was committed; what changes is a line each.
+                if failure.is_ordinary() {
                     tracing::info!("{text}");
-                } else if news {
+                } else if told.text.as_ref() != Some(&text) {
                     tracing::warn!(error = %text, "forwarding to pass-state was interrupted; deliveries stay in the spool");
+                    told.text = Some(text.clone());
                 }
                 (None, pause.next())
             }

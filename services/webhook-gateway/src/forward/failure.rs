@@ -103,6 +103,17 @@ impl Failure {
         }
     }
 
+    /// True if streams end like this every now and then.
+    pub(super) fn is_ordinary(&self) -> bool {
+        matches!(self, Failure::Rotated | Failure::SourcesChanged)
+    }
+
+    /// True if pass-state does not let this gateway do what it does, as where a delivery is of a source that its
+    /// principal may not send.
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(self, Failure::Status(status) if status.code() == Code::PermissionDenied)
+    }
+
     /// True if something in the spool can't be read.
     pub(super) fn is_of_the_spool(&self) -> bool {
         matches!(

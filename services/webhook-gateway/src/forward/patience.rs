@@ -1,4 +1,4 @@
-//! How long a gateway that has the turn tries to reach pass-state before it leaves a shared spool to others.
+//! How long a gateway that has the turn tries to get a stream before it leaves a shared spool to others.
 //!
 //! The first time it is short, since another gateway may well reach pass-state. After that it is longer than a hello may
 //! take: where nobody is quicker, a slow pass-state must get its time.

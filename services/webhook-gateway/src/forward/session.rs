@@ -69,6 +69,8 @@ pub(super) struct Session<'a> {
     held: Option<Failure>,
     /// How long pass-state may take to answer the hello.
     hello_max: Duration,
+    /// Whether the stream before this one opened in vain, so that this one's opening is no news.
+    in_vain: bool,
     opened: bool,
 }
 
@@ -79,6 +81,7 @@ impl<'a> Session<'a> {
         blocked_by_spool: bool,
         hole_end: u64,
         hello_max: Duration,
+        in_vain: bool,
     ) -> Self {
         Self {
             forwarder,
@@ -92,6 +95,7 @@ impl<'a> Session<'a> {
             progressed: false,
             held: None,
             hello_max,
+            in_vain,
             opened: false,
         }
     }
@@ -180,11 +184,13 @@ impl<'a> Session<'a> {
             status.committed_sequence = ready.committed_sequence;
             status.last_error = None;
         });
-        tracing::info!(
-            committed_sequence = ready.committed_sequence,
-            epoch = ready.epoch,
-            "forwarding to pass-state"
-        );
+        if !self.in_vain {
+            tracing::info!(
+                committed_sequence = ready.committed_sequence,
+                epoch = ready.epoch,
+                "forwarding to pass-state"
+            );
+        }
         Ok(Stream {
             outbox,
             inbox,

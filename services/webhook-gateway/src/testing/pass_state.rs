@@ -170,6 +170,20 @@ impl Stream {
         (sequences, number)
     }
 
+    /// Gets the stream ready and refuses the first batch; false if the gateway has ended it before.
+    pub(crate) async fn refuse_batch(mut self, status: Status) -> bool {
+        self.try_send(Ours::Ready(ready(0))).await;
+        for what in ["hello", "batch"] {
+            let message = timeout(SOON, self.inbox.next()).await;
+            let message = message.unwrap_or_else(|_| panic!("no {what} and no end"));
+            if !matches!(message, Some(Ok(_))) {
+                return false;
+            }
+        }
+        self.fail(status).await;
+        true
+    }
+
     /// True if the gateway sends nothing for a while.
     pub(crate) async fn silent_for(&mut self, while_: Duration) -> bool {
         timeout(while_, self.inbox.next()).await.is_err()

@@ -217,6 +217,92 @@ async fn a_gateway_that_gets_no_ready_passes_its_turn_after_five_seconds_also_wh
     rig.stop().await;
 }
 
+/// Takes the five seconds that it takes.
+#[tokio::test]
+async fn a_gateway_that_may_not_send_what_comes_passes_its_turn() {
+    let (mut rig, spool) = Rig::shared_with(Turn::Ours, quick()).await;
+    rig.append(1).await;
+    let mut refusals = 0;
+    while spool.passes() == 0 {
+        let stream = rig.peer.stream().await;
+        refusals += usize::from(
+            stream
+                .refuse_batch(Status::permission_denied("source"))
+                .await,
+        );
+    }
+    assert!(refusals > 2, "{refusals}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_that_comes_again_and_again_is_told_once_until_something_is_committed() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(log.clone())
+        .finish();
+    let _default = tracing::subscriber::set_default(subscriber);
+    let mut rig = Rig::new().await;
+    rig.append(1).await;
+    let denied = || Status::permission_denied("may not send deliveries of source `plain`");
+    for _ in 0..5 {
+        assert!(rig.peer.stream().await.refuse_batch(denied()).await);
+    }
+    let mut stream = rig.peer.ready(0).await;
+    let lines = |part: &str| log.text().matches(part).count();
+    assert_eq!(lines("may not send"), 1, "{}", log.text());
+    assert_eq!(
+        lines("forwarding to pass-state committed"),
+        1,
+        "{}",
+        log.text()
+    );
+    let (sequences, number) = stream.sequences(1).await;
+    stream.commit(number, sequences, Outcome::Applied).await;
+    rig.committed(1).await;
+    stream.fail(denied()).await;
+    let _stream = rig.peer.ready(1).await;
+    rig.wait("the stream", |status| status.connected).await;
+    assert_eq!(lines("may not send"), 2, "{}", log.text());
+    assert_eq!(
+        lines("forwarding to pass-state committed"),
+        2,
+        "{}",
+        log.text()
+    );
+    rig.stop().await;
+}
+
+/// A log in memory.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
 #[tokio::test]
 async fn a_stop_leaves_what_is_not_acknowledged_to_the_others() {
     let (mut rig, spool) = Rig::shared(Turn::Ours).await;
