@@ -36,8 +36,8 @@ pub struct Request<'a> {
     pub headers: &'a HeaderMap,
     /// The body, verbatim.
     pub body: &'a [u8],
-    /// The address of the sender.
-    pub peer: IpAddr,
+    /// The address of the sender; `None` if nobody knows it: it is on no allow-list.
+    pub peer: Option<IpAddr>,
     /// When the gateway received it.
     pub receive_time: Timestamp,
 }
@@ -274,13 +274,13 @@ impl Source {
     /// # Errors
     /// A refusal with one text for every cause.
     pub fn verify<'a>(&self, request: Request<'a>) -> Result<Verified<'a>, Refusal> {
-        let peer = request.peer.to_canonical();
-        if !self.allow_from.is_empty()
-            && !self
-                .allow_from
+        let allowed = |peer: IpAddr| {
+            let peer = peer.to_canonical();
+            self.allow_from
                 .iter()
                 .any(|network| network.contains(&peer))
-        {
+        };
+        if !self.allow_from.is_empty() && !request.peer.is_some_and(allowed) {
             return Err(Refusal {
                 cause: RefusalCause::AddressNotAllowed,
             });

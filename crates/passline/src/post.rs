@@ -74,6 +74,11 @@ impl Sender {
         let uri: Uri = base.parse().map_err(|_| no_gateway())?;
         let host = uri.host().filter(|host| !host.is_empty());
         let transport = match (uri.scheme_str(), host) {
+            (Some("http"), Some(_)) if ca_file.is_some() => {
+                return Err(Failure::Usage(format!(
+                    "`{base}` is reached without TLS, but a CA was given; write https://, or leave --url-ca-file out"
+                )));
+            }
             (Some("http"), Some(_)) => {
                 Transport::Plain(Box::new(Client::builder(TokioExecutor::new()).build_http()))
             }

@@ -312,7 +312,7 @@ mod tests {
                 url_secret: None,
                 headers: &headers,
                 body: body.as_bytes(),
-                peer: [127, 0, 0, 1].into(),
+                peer: Some([127, 0, 0, 1].into()),
                 receive_time: jiff::Timestamp::from_second(1_800_000_000).unwrap(),
             })
             .unwrap();

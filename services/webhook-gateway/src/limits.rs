@@ -3,7 +3,7 @@
 //! | limit | of | over it |
 //! |---|---|---|
 //! | [`Bucket`] | authentic deliveries of one source | 429, before the body where that is known |
-//! | [`Clients`] | requests of one client address | 429 before anything else |
+//! | [`Clients`] | requests of one client address, whatever their path | 429 before anything else |
 //! | [`Failures`] | failing credentials of one client address, and of one source | 401 after a delay, 429 where too many wait |
 //!
 //! Nobody without a credential can use up what a vendor may send: a source's rate counts authentic deliveries only,

@@ -25,7 +25,7 @@ pub(crate) struct Policy {
     proxies: Proxies,
     /// Absent: addresses have no rate of their own.
     clients: Option<Arc<Clients>>,
-    /// All requests to sources that don't exist share it.
+    /// All requests to sources that don't exist, and to other paths, share it.
     pub(crate) unknown: Arc<Bucket>,
     pub(crate) failures: Arc<Failures>,
     pub(crate) ack_timeout: Duration,
@@ -139,7 +139,8 @@ impl Live {
     /// Puts another policy in force, for all requests that come from now on.
     ///
     /// # Errors
-    /// If more different sources were configured since the start than there are pages for; then nothing changed.
+    /// If more different sources were configured since the start than there are pages for. Then the policy in force stays;
+    /// some of the new one's sources may have got their page.
     pub(crate) fn replace(&self, mut policy: Policy) -> Result<(), String> {
         policy.sources.enroll(&self.books).map_err(too_many)?;
         self.current.send_replace(Arc::new(policy));

@@ -2,7 +2,8 @@
 //!
 //! Sources with their secrets, `ack`, rates and proxies change at once and together: a [`Policy`] is built whole from the
 //! new configuration, and only one without a single fault is put in force. Requests in flight end under the old one.
-//! Everything else needs a restart; which keys those are that were changed is told.
+//! Everything else needs a restart; which keys those are that were changed is told. Certificates, keys and tokens are not
+//! looked at: they have reloads of their own, and a broken one must not keep a secret that was revoked in force.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use pass_sources::SourceConfig;
 use service_kit::config::{self, Origin};
 use service_kit::reload::{Refusal, Reload};
 
-use crate::config::{Ack, AckMode, Config, FailedAuth, Http, Rates};
+use crate::config::{Ack, AckMode, Config, Http};
 use crate::policy::{Live, Policy};
 use crate::waiters::Waiters;
 
@@ -22,6 +23,8 @@ pub(crate) struct PolicyReload {
     env: Vec<(String, String)>,
     /// What the process was started with.
     started: Config,
+    /// Whether other gateways share the spool that is open.
+    spool_is_shared: bool,
     /// The sources in force, whose files are watched.
     sources: Vec<SourceConfig>,
     /// The keys that were last said to need a restart.
@@ -40,8 +43,9 @@ impl PolicyReload {
     ) -> Self {
         // Whoever started the gateway may have changed what was loaded, such as the port of a pass-state in the same
         // process. What counts is what was written.
-        let written = from.as_ref().and_then(|from| Config::load(from).ok());
+        let written = from.as_ref().and_then(|from| Config::load_live(from).ok());
         Self {
+            spool_is_shared: config.spool_is_shared(),
             started: written.unwrap_or_else(|| config.clone()),
             sources: config.sources.clone(),
             told: Vec::new(),
@@ -54,7 +58,7 @@ impl PolicyReload {
 
     fn load(&self) -> Result<Config, Refusal> {
         Ok(match &self.from {
-            Some(from) => Config::load(from)?,
+            Some(from) => Config::load_live(from)?,
             None => self.started.clone(),
         })
     }
@@ -94,6 +98,13 @@ impl Reload for PolicyReload {
             Some(&before),
         )?;
         if policy.iter().any(|entry| entry.ack == AckMode::Applied) {
+            if self.spool_is_shared {
+                return Err(
+                    "ack: \"applied\" needs a spool of this gateway alone, and the one that is open is shared until the \
+                     gateway is started again with the new spool.backend"
+                        .into(),
+                );
+            }
             self.waiters.use_from_now();
         }
         for warning in policy.iter().flat_map(|entry| entry.source.warnings()) {
@@ -113,80 +124,68 @@ impl Reload for PolicyReload {
 
 /// The keys that differ and are not taken in while the process runs.
 fn restart_keys(old: &Config, new: &Config) -> Vec<&'static str> {
-    // Named one by one, so that whoever adds a table has to decide.
+    // Named one by one, so that whoever adds a key has to decide.
     let Config {
         gateway_id,
         drain_delay,
-        http,
+        http:
+            Http {
+                listen,
+                tls,
+                body_bytes_max,
+                requests_in_flight_max,
+                bytes_in_flight_max,
+                limits,
+                trusted_proxies: _,
+                forwarded_header: _,
+                rates: _,
+                failed_auth: _,
+            },
         admin,
         pass_state,
         forward,
         spool,
-        ack,
+        ack:
+            Ack {
+                waiters_max,
+                mode: _,
+                timeout: _,
+                sources: _,
+            },
         reload,
         telemetry,
         sources: _,
     } = old;
-    let mut keys: Vec<&'static str> = [
+    let http = &new.http;
+    [
         ("gateway_id", *gateway_id != new.gateway_id),
         ("drain_delay", *drain_delay != new.drain_delay),
-        ("http.listen", http.listen != new.http.listen),
-        ("http.tls", http.tls != new.http.tls),
+        ("http.listen", *listen != http.listen),
+        ("http.tls", *tls != http.tls),
         (
             "http.body_bytes_max",
-            http.body_bytes_max != new.http.body_bytes_max,
+            *body_bytes_max != http.body_bytes_max,
         ),
         (
             "http.requests_in_flight_max",
-            http.requests_in_flight_max != new.http.requests_in_flight_max,
+            *requests_in_flight_max != http.requests_in_flight_max,
         ),
         (
             "http.bytes_in_flight_max",
-            http.bytes_in_flight_max != new.http.bytes_in_flight_max,
+            *bytes_in_flight_max != http.bytes_in_flight_max,
         ),
-        ("http.limits", http.limits != new.http.limits),
+        ("http.limits", *limits != http.limits),
         ("admin", *admin != new.admin),
         ("pass_state", *pass_state != new.pass_state),
         ("forward", *forward != new.forward),
         ("spool", *spool != new.spool),
-        ("ack.waiters_max", ack.waiters_max != new.ack.waiters_max),
+        ("ack.waiters_max", *waiters_max != new.ack.waiters_max),
         ("reload", *reload != new.reload),
         ("telemetry", *telemetry != new.telemetry),
     ]
     .into_iter()
     .filter_map(|(key, differs)| differs.then_some(key))
-    .collect();
-    let told = |keys: &[&str], part| keys.iter().any(|key| key.starts_with(part));
-    // Keys of these tables that are not named above.
-    if !told(&keys, "http.") && fixed_http(http) != fixed_http(&new.http) {
-        keys.push("http");
-    }
-    if !told(&keys, "ack.") && fixed_ack(ack) != fixed_ack(&new.ack) {
-        keys.push("ack");
-    }
-    keys
-}
-
-/// The table without what can change.
-fn fixed_http(http: &Http) -> Http {
-    Http {
-        trusted_proxies: Vec::new(),
-        forwarded_header: String::new(),
-        rates: Rates::default(),
-        failed_auth: FailedAuth::default(),
-        ..http.clone()
-    }
-}
-
-/// The table without what can change.
-fn fixed_ack(ack: &Ack) -> Ack {
-    let changing = Ack::default();
-    Ack {
-        mode: changing.mode,
-        timeout: changing.timeout,
-        sources: changing.sources,
-        ..ack.clone()
-    }
+    .collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pass_sources::{SecretRef, Source, SourceConfig};
 use service_kit::config::{Fault, Faults, Origin};
@@ -25,8 +26,22 @@ pub(crate) struct Entry {
     pub(crate) rate: Arc<Bucket>,
     /// How many failing credentials are answered at once; absent: all.
     pub(crate) failures: Option<Arc<Bucket>>,
+    /// Since when it is configured without a break.
+    since: Instant,
     /// Its place in the books.
     page: usize,
+}
+
+impl Entry {
+    /// Its place in the books.
+    pub(crate) fn page(&self) -> usize {
+        self.page
+    }
+
+    /// How long it has been configured without a break.
+    pub(crate) fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
 }
 
 /// All sources, of one configuration.
@@ -92,6 +107,7 @@ impl Sources {
         self.entries.push(Entry {
             rate: Arc::new(Bucket::new(rate.unwrap_or(Rate::LEAST))),
             failures: failures.map(|rate| Arc::new(Bucket::new(rate))),
+            since: Instant::now(),
             page: 0,
             ack: ack.mode_of(source.name()),
             allow,
@@ -99,12 +115,14 @@ impl Sources {
         });
     }
 
-    /// Takes over from the sources before these what they have used up, where their rates are the same.
+    /// Takes over from the sources before these since when they are there, and what they have used up where their rates
+    /// are the same.
     pub(crate) fn go_on_from(&mut self, before: &Self) {
         for entry in &mut self.entries {
             let Some((_, known)) = before.by_name(entry.source.name()) else {
                 continue;
             };
+            entry.since = known.since;
             if known.rate.rate() == entry.rate.rate() {
                 entry.rate = Arc::clone(&known.rate);
             }

@@ -453,7 +453,7 @@ fn addresses_outside_the_allow_list_are_refused_before_anything_else() {
     let none = headers(&[]);
     let from = |peer: &str| {
         let request = Request {
-            peer: peer.parse::<IpAddr>().unwrap(),
+            peer: Some(peer.parse::<IpAddr>().unwrap()),
             ..request(&none, None, b"{}")
         };
         source
@@ -470,10 +470,23 @@ fn addresses_outside_the_allow_list_are_refused_before_anything_else() {
     let keyed = build(&limited);
     let map = headers(&[("authorization", SECRET)]);
     let request = Request {
-        peer: "198.51.100.1".parse().unwrap(),
+        peer: Some("198.51.100.1".parse().unwrap()),
         ..request(&map, None, b"{}")
     };
     assert_eq!(keyed.verify(request).unwrap_err().cause, AddressNotAllowed);
+}
+
+#[test]
+fn a_sender_of_unknown_address_is_on_no_list_not_even_on_that_of_all() {
+    let mut limited = config("passkit", auth("api_key"));
+    limited.allow_from = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+    let map = headers(&[("authorization", SECRET)]);
+    let request = Request {
+        peer: None,
+        ..request(&map, None, b"{}")
+    };
+    let refusal = build(&limited).verify(request).unwrap_err();
+    assert_eq!(refusal.cause, AddressNotAllowed);
 }
 
 #[test]

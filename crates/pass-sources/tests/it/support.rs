@@ -110,7 +110,7 @@ pub(crate) fn request<'a>(
         url_secret,
         headers,
         body,
-        peer: "192.0.2.1".parse().unwrap(),
+        peer: Some("192.0.2.1".parse().unwrap()),
         receive_time: received(),
     }
 }

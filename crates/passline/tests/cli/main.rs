@@ -272,6 +272,15 @@ fn a_smoke_test_trusts_the_gateways_authority_and_no_other() {
         assert_eq!(done.code, code, "{done:?}");
         assert_eq!(done.stderr.contains("certificate"), code == 1, "{done:?}");
     }
+    let mut command = passline(&["send", "--source", "passworks"]);
+    command
+        .args(["--url", &format!("http://{address}"), "--url-ca-file"])
+        .arg(dir.path().join("ca.crt"))
+        .arg("--data-dir")
+        .arg(&data_dir);
+    let plain = Finished::of(command);
+    assert_eq!(plain.code, 64, "{plain:?}");
+    assert!(plain.stderr.contains("--url-ca-file"), "{plain:?}");
     assert_eq!(running.stop().code, 0);
 }
 

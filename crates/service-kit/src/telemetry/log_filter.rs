@@ -15,7 +15,7 @@ use axum::routing::get;
 use http::{StatusCode, header};
 use tracing_subscriber::{EnvFilter, reload};
 
-use crate::listener::{BodyTimeouts, PeerAddr, read_body};
+use crate::listener::{BodyError, BodyTimeouts, PeerAddr, read_body};
 
 /// Longest filter, in bytes.
 const FILTER_BYTES_MAX: usize = 1024;
@@ -131,7 +131,7 @@ impl LogFilter {
 /// Makes the routes of the log filter, to be merged into an admin listener's.
 ///
 /// - `GET /log-filter`: the filter in force, as text.
-/// - `PUT /log-filter`, the filter as body: 204; 400 with what to write instead; 403 unless it comes from this
+/// - `PUT /log-filter`, the filter as body: 204; 400 with what to write instead; 413 over 1 KiB; 403 unless it comes from this
 ///   machine and not from a browser.
 ///
 /// Where [`init`](super::init) was not called both are 404.
@@ -165,7 +165,18 @@ async fn put(request: Request) -> Response {
         FILTER_BYTES_MAX,
         BodyTimeouts::default(),
     );
-    let bytes = body.await.unwrap_or_default();
+    let bytes = match body.await {
+        Ok(bytes) => bytes,
+        Err(BodyError::TooLarge { .. }) => {
+            return text(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                &format!("a filter has at most {FILTER_BYTES_MAX} bytes"),
+            );
+        }
+        Err(error @ (BodyError::TooSlow { .. } | BodyError::Broken { .. })) => {
+            return text(StatusCode::BAD_REQUEST, &error.to_string());
+        }
+    };
     let set = match std::str::from_utf8(&bytes) {
         Ok(wanted) => filter.set(wanted.trim()),
         Err(_) => Err(LogFilterError::Unreadable),
@@ -246,6 +257,9 @@ mod tests {
             said.contains("`debgu` is no level; write off, error"),
             "{said}"
         );
+        let (status, said) = ask("PUT", HERE, false, &"info,".repeat(205)).await;
+        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(said.contains("at most 1024 bytes"), "{said}");
         assert_eq!(ask("GET", HERE, false, "").await.1, "info\n");
 
         let wanted = "info,pass_state=debug";

@@ -9,7 +9,9 @@
 use std::cell::Cell;
 use std::hash::{BuildHasher as _, RandomState};
 
-use opentelemetry::trace::{Link, SpanKind, TraceContextExt as _, TraceId};
+use opentelemetry::trace::{
+    Link, SpanContext, SpanKind, TraceContextExt as _, TraceFlags, TraceId,
+};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{Sampler, SamplingResult, ShouldSample};
 use tracing::Span;
@@ -20,7 +22,7 @@ use super::trace_context::set_parent;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sampling {
     on: bool,
-    /// Of 2^32 new traces, so many are recorded.
+    /// Of 2^32 requests, so many are recorded.
     share: u64,
 }
 
@@ -31,7 +33,7 @@ impl Sampling {
         share: 0,
     };
 
-    /// This share of new traces, 0 to 1, and every one that the caller records.
+    /// This share of requests, 0 to 1.
     pub fn of_ratio(ratio: f64) -> Self {
         Self {
             on: true,
@@ -44,23 +46,25 @@ impl Sampling {
         self.on
     }
 
-    /// Makes the span of a request, if it is to have one: if its caller records
-    /// the trace, or, where the caller says nothing, by chance. `parent` is the
-    /// caller's context and becomes the span's parent.
-    pub fn span(self, parent: Context, make: impl FnOnce() -> Span) -> Option<Span> {
-        if !self.on {
+    /// Makes the span of a request, if chance wants it. `parent` is the caller's
+    /// context and becomes the span's parent. Whether the caller records the trace
+    /// does not count: anybody could say so, and each span costs.
+    pub fn span(self, parent: &Context, make: impl FnOnce() -> Span) -> Option<Span> {
+        if !self.on || self.share <= random() >> 32 {
             return None;
         }
         let caller = parent.span().span_context().clone();
         if caller.is_valid() {
-            return caller.is_sampled().then(|| {
-                let span = make();
-                set_parent(&span, parent);
-                span
-            });
-        }
-        if self.share <= random() >> 32 {
-            return None;
+            let recorded = SpanContext::new(
+                caller.trace_id(),
+                caller.span_id(),
+                TraceFlags::SAMPLED,
+                true,
+                caller.trace_state().clone(),
+            );
+            let span = make();
+            set_parent(&span, Context::new().with_remote_span_context(recorded));
+            return Some(span);
         }
         let _decided = Context::current_with_value(Recorded).attach();
         Some(make())
@@ -144,7 +148,7 @@ mod tests {
             (0..count)
                 .filter_map(|_| {
                     let parent = traceparent.map_or_else(Context::new, |text| extract(text, None));
-                    sampling.span(parent, || tracing::info_span!("request"))
+                    sampling.span(&parent, || tracing::info_span!("request"))
                 })
                 .map(|span| drop(span.entered()))
                 .count()
@@ -163,9 +167,11 @@ mod tests {
     }
 
     #[test]
-    fn the_callers_decision_comes_first() {
-        assert_eq!(spans(0.0, Some(RECORDED), 10), (10, 10));
-        assert_eq!(spans(1.0, Some(UNRECORDED), 10), (0, 0));
+    fn the_callers_decision_does_not_count() {
+        for caller in [RECORDED, UNRECORDED] {
+            assert_eq!(spans(0.0, Some(caller), 10), (0, 0));
+            assert_eq!(spans(1.0, Some(caller), 10), (10, 10));
+        }
     }
 
     #[test]
@@ -184,7 +190,7 @@ mod tests {
 
     #[test]
     fn without_traces_no_span_is_made() {
-        let made = Sampling::OFF.span(extract(RECORDED, None), || tracing::info_span!("request"));
+        let made = Sampling::OFF.span(&extract(RECORDED, None), || tracing::info_span!("request"));
         assert!(made.is_none());
     }
 }

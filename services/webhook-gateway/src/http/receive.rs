@@ -6,8 +6,8 @@
 //! the delivery is stored and forwarded like any other.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
-use std::time::Instant;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -36,24 +36,26 @@ use crate::policy::Policy;
 use crate::record;
 use crate::sources::Entry;
 
+/// Answers a request to a path under which nothing can be. It is counted against the same rates as one to a source that
+/// does not exist.
+pub(super) fn nothing_here(edge: &Edge, parts: &Parts) -> Response<Body> {
+    let policy = edge.live.policy();
+    let client = client(&policy, parts);
+    no_source(edge, &policy, policy.take_client(client))
+}
+
 /// Handles one callback. `span` is the request's span if there are traces.
 pub(super) async fn receive(edge: &Edge, request: Request, span: Option<&Span>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let policy = edge.live.policy();
-    let client = policy.client(peer(&parts), &parts.headers);
+    let client = client(&policy, &parts);
     let target = Target::of(parts.uri.path());
     let found = target
         .as_ref()
         .and_then(|target| policy.by_name(target.source));
     let limited = policy.take_client(client);
     let (Some(target), Some((index, entry))) = (&target, found) else {
-        let (tally, problem) = match (limited, policy.unknown.take()) {
-            (Err(after), _) => (Tally::ClientLimited, Problem::RateLimited { after }),
-            (Ok(()), Err(after)) => (Tally::Limited, Problem::RateLimited { after }),
-            (Ok(()), Ok(())) => (Tally::NotFound, Problem::NotFound),
-        };
-        edge.books.add(None, tally);
-        return problem.response();
+        return no_source(edge, &policy, limited);
     };
     if let Some(span) = span {
         span.record("source.name", entry.source.name());
@@ -77,11 +79,8 @@ pub(super) async fn receive(edge: &Edge, request: Request, span: Option<&Span>) 
         secret: target.secret,
         span,
     };
-    match call.accept(body).await {
-        Ok((tally, response)) => {
-            ending.tally = Some(tally);
-            response
-        }
+    match call.accept(body, &mut ending).await {
+        Ok(response) => response,
         Err(Refused::Credential(cause)) => {
             edge.books.log_refusal(index, cause);
             ending.tally = Some(Tally::Refused(cause));
@@ -96,6 +95,27 @@ pub(super) async fn receive(edge: &Edge, request: Request, span: Option<&Span>) 
             problem.response()
         }
     }
+}
+
+fn client(policy: &Policy, parts: &Parts) -> Client {
+    match parts.extensions.get::<PeerAddr>() {
+        Some(peer) => policy.client(peer.0.ip(), &parts.headers),
+        // The listener always sets it.
+        None => Client::Unknown {
+            proxy: Ipv4Addr::UNSPECIFIED.into(),
+        },
+    }
+}
+
+/// Answers a request that belongs to no source. `limited` says whether its client is over its rate.
+fn no_source(edge: &Edge, policy: &Policy, limited: Result<(), Duration>) -> Response<Body> {
+    let (tally, problem) = match (limited, policy.unknown.take()) {
+        (Err(after), _) => (Tally::ClientLimited, Problem::RateLimited { after }),
+        (Ok(()), Err(after)) => (Tally::Limited, Problem::RateLimited { after }),
+        (Ok(()), Ok(())) => (Tally::NotFound, Problem::NotFound),
+    };
+    edge.books.add(None, tally);
+    problem.response()
 }
 
 /// Which source a path means, and the secret in it.
@@ -164,7 +184,8 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    async fn accept(&self, body: Body) -> Result<(Tally, Response<Body>), Refused> {
+    /// Takes the delivery in. It is counted once it is durable, so also if nobody waits for what pass-state makes of it.
+    async fn accept(&self, body: Body, ending: &mut Ending<'_>) -> Result<Response<Body>, Refused> {
         let edge = self.edge;
         let method = self.check_head()?;
         let bytes_declared = declared(&body, edge.body_bytes_max)?;
@@ -214,6 +235,7 @@ impl Call<'_> {
                 return Refused::because(Tally::Internal, Problem::Internal);
             }
         };
+        ending.tally = Some(told.tally);
         edge.books.delivered(self.index, receive_time);
         if told.tally == Tally::Stored {
             edge.books.add_facts(self.index, told.events.len());
@@ -229,7 +251,7 @@ impl Call<'_> {
         if let (Some(ack_duration), Some(began)) = (&edge.ack_duration, began) {
             ack_duration.record(self.entry.ack, began.elapsed());
         }
-        Ok((told.tally, response))
+        Ok(response)
     }
 
     /// Everything that can be refused without the body.
@@ -350,9 +372,14 @@ impl Call<'_> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let traceparent = match self.span {
             Some(span) => telemetry::current_traceparent(span),
-            // Without traces of our own the sender's context is handed on, if it is one.
-            None => text("traceparent")
-                .and_then(|parent| telemetry::inject(&telemetry::extract(parent, None))),
+            // The sender's context is handed on, if it is one. Where we trace, chance has decided for the whole way.
+            None => text("traceparent").and_then(|parent| {
+                let mut parent = telemetry::inject(&telemetry::extract(parent, None))?;
+                if self.edge.sampling.is_on() {
+                    parent.replace_range(parent.len() - 2.., "00");
+                }
+                Some(parent)
+            }),
         };
         match traceparent {
             Some(traceparent) => {
@@ -404,14 +431,6 @@ fn is_json(headers: &HeaderMap) -> bool {
         && essence.contains(&b'/')
         && essence[essence.len() - 5..].eq_ignore_ascii_case(b"+json");
     second.is_none() && (essence.eq_ignore_ascii_case(b"application/json") || ends_in_json)
-}
-
-fn peer(parts: &Parts) -> IpAddr {
-    // The listener always sets it; the unspecified address is on no allow-list.
-    parts
-        .extensions
-        .get::<PeerAddr>()
-        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip())
 }
 
 fn delivery_id(receive_time: Timestamp) -> DeliveryId {

@@ -21,7 +21,7 @@ use tracing::{Instrument as _, Span};
 use super::in_flight::InFlight;
 use super::problem::Problem;
 use super::receive;
-use crate::books::{Books, Tally};
+use crate::books::Books;
 use crate::config::{Http, SERVICE_NAME};
 use crate::forward::ForwardStatus;
 use crate::metrics::AckDuration;
@@ -99,9 +99,9 @@ pub(crate) fn router(edge: Arc<Edge>) -> Router {
         .with_state(edge)
 }
 
-async fn nothing_here(State(edge): State<Arc<Edge>>) -> Response<Body> {
-    edge.books.add(None, Tally::NotFound);
-    Problem::NotFound.response()
+async fn nothing_here(State(edge): State<Arc<Edge>>, request: Request) -> Response<Body> {
+    let (parts, _) = request.into_parts();
+    receive::nothing_here(&edge, &parts)
 }
 
 async fn callback(State(edge): State<Arc<Edge>>, request: Request) -> Response<Body> {
@@ -130,7 +130,7 @@ async fn answer(edge: &Edge, request: Request) -> Response<Body> {
     response
 }
 
-/// The request's span, if its sender records the trace or chance wants it.
+/// The request's span, if chance wants it.
 fn span(sampling: Sampling, request: &Request) -> Option<Span> {
     if !sampling.is_on() {
         return None;
@@ -143,7 +143,7 @@ fn span(sampling: Sampling, request: &Request) -> Option<Span> {
         telemetry::extract(traceparent, header("tracestate"))
     });
     let method = known_method(request.method());
-    sampling.span(parent, || {
+    sampling.span(&parent, || {
         tracing::info_span!(
             "callback",
             otel.name = format!("{method} /webhooks/{{source}}"),

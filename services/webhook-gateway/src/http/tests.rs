@@ -86,6 +86,17 @@ impl Rig {
         } else {
             Sampling::OFF
         };
+        Self::sampled(spool, http, ack, sampling, live, books)
+    }
+
+    fn sampled(
+        spool: Arc<dyn Spool>,
+        http: &Http,
+        ack: &Ack,
+        sampling: Sampling,
+        live: Arc<Live>,
+        books: Arc<Books>,
+    ) -> Self {
         let waiters = Arc::new(Waiters::new(ack.waiters_max, true));
         let clock = TestClock::new();
         let forward = watch::Sender::new(ForwardStatus::default());
@@ -416,7 +427,7 @@ async fn ack_applied_tells_what_pass_state_said_and_falls_back_to_stored() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn ack_applied_gives_up_at_its_deadline_and_over_its_cap() {
     let ack = Ack {
         timeout: service_kit::config::Duration::from_millis(200),
@@ -433,10 +444,7 @@ async fn ack_applied_gives_up_at_its_deadline_and_over_its_cap() {
         rig.ask(post("/webhooks/applied", event("q"))).await.body["status"],
         "stored"
     );
-    assert!(
-        began.elapsed() < Duration::from_millis(150),
-        "over the cap nobody waits"
-    );
+    assert_eq!(began.elapsed(), Duration::ZERO, "over the cap nobody waits");
     let answer = late.await;
     assert_eq!(
         (answer.status.as_u16(), &answer.body["status"]),
@@ -444,6 +452,24 @@ async fn ack_applied_gives_up_at_its_deadline_and_over_its_cap() {
     );
     assert!(began.elapsed() >= Duration::from_millis(200));
     assert_eq!(rig.waiters.waiting(), 0);
+}
+
+#[tokio::test]
+async fn a_sender_that_leaves_while_it_waits_for_pass_state_is_counted_with_what_it_brought() {
+    let spool: Arc<dyn Spool> = Arc::new(StubSpool::new(Ok(Sequence(1))));
+    let rig = Rig::over(spool, &testing::http(), &testing::ack(), false);
+    rig.waiters.connected(Some(0));
+    let mut waits = Box::pin(rig.ask(post("/webhooks/applied", event("p"))));
+    assert!(waits.as_mut().now_or_never().is_none());
+    assert_eq!(rig.waiters.waiting(), 1, "the delivery is stored");
+    drop(waits);
+    assert_eq!(
+        (
+            rig.books.total(Tally::Stored),
+            rig.books.total(Tally::Abandoned)
+        ),
+        (1, 0)
+    );
 }
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -500,6 +526,27 @@ async fn a_traced_delivery_continues_the_senders_trace() {
         trace.traceparent,
         format!("{}{}-01", &PARENT[..36], spans[0].span_context.span_id())
     );
+}
+
+/// Anybody could say that a trace is recorded.
+#[tokio::test]
+async fn a_delivery_that_chance_does_not_choose_keeps_its_trace_and_is_not_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (live, books) = testing::live(&testing::http(), &testing::ack());
+    let rig = Rig::sampled(
+        testing::open_spool(dir.path()),
+        &testing::http(),
+        &testing::ack(),
+        Sampling::of_ratio(0.0),
+        live,
+        books,
+    );
+    let mut request = post("/webhooks/plain", event("p"));
+    let headers = request.headers_mut();
+    headers.insert("traceparent", PARENT.parse().unwrap());
+    assert_eq!(rig.ask(request).await.status, 200);
+    let trace = rig.stored().await[0].trace.clone().unwrap();
+    assert_eq!(trace.traceparent, format!("{}-00", &PARENT[..52]));
 }
 
 #[tokio::test]

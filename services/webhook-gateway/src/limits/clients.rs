@@ -218,8 +218,6 @@ mod tests {
         clock.advance(Duration::from_secs(3));
         assert_eq!(clients.take(v4(20_000)), Ok(()));
         assert_eq!(clients.limiter.len(), 1, "all others had time to recover");
-        let capacity = clients.limiter.len();
-        assert!(capacity <= 100);
     }
 
     #[test]

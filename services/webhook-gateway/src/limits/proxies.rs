@@ -5,7 +5,7 @@
 //! client. Only a header that a trusted proxy sent is looked at. Whatever can't be read ends the search, and the client
 //! is nobody: on no allow-list, and held against the proxy where addresses are counted.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
@@ -33,11 +33,11 @@ pub(crate) enum Client {
 }
 
 impl Client {
-    /// The address that allow-lists are asked about; that of nobody is on none.
-    pub(crate) fn allowed_as(self) -> IpAddr {
+    /// The address that allow-lists are asked about; nobody has none and is on no list.
+    pub(crate) fn allowed_as(self) -> Option<IpAddr> {
         match self {
-            Client::Known(address) => address,
-            Client::Unknown { .. } => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Client::Known(address) => Some(address),
+            Client::Unknown { .. } => None,
         }
     }
 
@@ -121,7 +121,13 @@ fn address(text: &str) -> Option<IpAddr> {
 
 /// The `for` of each element of a `Forwarded` header (RFC 7239). An element without one, with two, or with one that is no
 /// address (`unknown`, `_hidden`) is a hop that can't be read.
+///
+/// A quoted string that a client left open takes in what the proxy adds, up to the next quote. So where one stands out of
+/// place nothing of the list is read.
 fn forwarded(list: &str) -> Vec<Option<IpAddr>> {
+    if !quotes_fit(list) {
+        return vec![None];
+    }
     split_unquoted(list, ',')
         .into_iter()
         .map(|element| {
@@ -145,6 +151,29 @@ fn forwarded(list: &str) -> Vec<Option<IpAddr>> {
             found
         })
         .collect()
+}
+
+/// Says whether each quoted string is a whole value: right behind a `=`, and before a `;`, a `,` or the end.
+fn quotes_fit(list: &str) -> bool {
+    let (mut quoted, mut escaped, mut before) = (false, false, None);
+    for (index, c) in list.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' if quoted => {
+                quoted = false;
+                let rest = list[index + 1..].trim_start();
+                if !(rest.is_empty() || rest.starts_with([';', ','])) {
+                    return false;
+                }
+            }
+            '"' if before == Some('=') => quoted = true,
+            '"' => return false,
+            _ => {}
+        }
+        before = Some(c);
+    }
+    !quoted
 }
 
 /// Splits at a character where it is not inside a quoted string.
@@ -200,7 +229,7 @@ mod tests {
     fn check_unknown(header: &'static str, lines: &[&str]) {
         let client = ask(header, PROXY, lines);
         assert_eq!(client, Client::Unknown { proxy: ip(PROXY) }, "{lines:?}");
-        assert_eq!(client.allowed_as(), ip("0.0.0.0"));
+        assert_eq!(client.allowed_as(), None);
         assert_eq!(client.counted_as(), ip(PROXY));
     }
 
@@ -330,6 +359,75 @@ mod tests {
         ] {
             check_unknown(header, &[bad]);
         }
+    }
+
+    /// What a client leaves open would swallow what the trusted proxy says of it.
+    #[test]
+    fn a_quote_that_the_client_leaves_open_hides_nothing() {
+        let header = "forwarded";
+        let added = [
+            "for=198.51.100.7",
+            "for=\"198.51.100.7:4711\"",
+            "for=\"[2001:db9::7]\";proto=https",
+            "by=\"10.0.0.1\";for=198.51.100.7;host=\"callbacks.example\"",
+        ];
+        for claimed in [
+            "for=192.0.2.1;host=\"x",
+            "for=192.0.2.1;host=\"x\\",
+            "for=192.0.2.1;host=\"x\\\"",
+            "for=192.0.2.1;host=x\"",
+            "for=192.0.2.1;\"",
+            "for=192.0.2.1;host=\"x\"y",
+            "for=\"192.0.2.1",
+        ] {
+            for added in added {
+                check_unknown(header, &[claimed, added]);
+                check_unknown(header, &[&format!("{claimed}, {added}")]);
+            }
+        }
+        check(
+            header,
+            PROXY,
+            &["for=192.0.2.1;host=\"a\\\"b\" , for=\"198.51.100.7\""],
+            "198.51.100.7",
+        );
+    }
+
+    /// Whatever the client sends, an address that the proxy saw and added is the client, or nobody is.
+    #[test]
+    fn no_claim_of_a_client_is_believed() {
+        use proptest::prelude::*;
+        let claimed = proptest::collection::vec(
+            prop_oneof![
+                Just("for=192.0.2.1"),
+                Just("host="),
+                Just("\""),
+                Just("\\"),
+                Just(","),
+                Just(";"),
+                Just(" "),
+                Just("x"),
+            ],
+            0..12,
+        );
+        let added = prop_oneof![
+            Just("for=198.51.100.7"),
+            Just("for=\"198.51.100.7\""),
+            Just("for=\"198.51.100.7:80\";host=\"a;b,c\""),
+        ];
+        proptest!(|(claimed in claimed, added in added, lines in any::<bool>())| {
+            let claimed = claimed.concat();
+            let one = format!("{claimed}, {added}");
+            let client = if lines {
+                ask("forwarded", PROXY, &[&claimed, added])
+            } else {
+                ask("forwarded", PROXY, &[&one])
+            };
+            prop_assert!(
+                [Some(ip("198.51.100.7")), None].contains(&client.allowed_as()),
+                "{one}: {client:?}"
+            );
+        });
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Rig {
             url_secret: None,
             headers: &headers,
             body: b"{}",
-            peer: [127, 0, 0, 1].into(),
+            peer: Some([127, 0, 0, 1].into()),
             receive_time: jiff::Timestamp::UNIX_EPOCH,
         };
         entry.source.verify(request).is_ok()
@@ -109,6 +109,14 @@ fn sources_come_and_go_and_keep_their_books() {
     let page = |rig: &Rig, name: &str| rig.live.policy().by_name(name).map(|(page, _)| page);
     let first = page(&rig, "first").unwrap();
     rig.books.add(Some(first), Tally::Stored);
+    let age = |rig: &Rig, name: &str| rig.live.policy().by_name(name).unwrap().1.age();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    rig.write(&format!("{}{}", source("first"), source("second")));
+    rig.reload.try_apply().unwrap();
+    assert!(
+        age(&rig, "first") >= age(&rig, "second") + std::time::Duration::from_millis(20),
+        "the one that came later is younger, the other one is as old as before"
+    );
     rig.write(&source("second"));
     rig.reload.try_apply().unwrap();
     assert_eq!(rig.names(), ["second"]);
@@ -140,6 +148,41 @@ fn a_configuration_with_faults_changes_nothing_and_tells_all_of_them() {
     rig.write(&source("mended"));
     rig.reload.try_apply().unwrap();
     assert_eq!(rig.names(), ["mended"]);
+}
+
+#[test]
+fn a_broken_certificate_does_not_keep_a_revoked_secret_in_force() {
+    let mut rig = Rig::new(&source("acme"));
+    let broken = rig.dir.path().join("broken.pem");
+    std::fs::write(&broken, "no certificate").unwrap();
+    let tls = |table: &str| {
+        let file = broken.display();
+        format!("[{table}]\ncert_file = \"{file}\"\nkey_file = \"{file}\"\n")
+    };
+    let client = format!(
+        "[pass_state]\nendpoint = \"https://pass-state.example:50051\"\ntoken = {{ file = \"/nonexistent\" }}\n{}",
+        tls("pass_state.tls")
+    );
+    let tables = tls("http.tls") + &tls("admin.tls") + &client;
+    rig.write(&format!("{tables}{}", source("acme")));
+    std::fs::write(rig.dir.path().join("key"), NEW).unwrap();
+    rig.reload.try_apply().unwrap();
+    assert!(!rig.takes("acme", OLD) && rig.takes("acme", NEW));
+    assert_eq!(rig.reload.told, ["http.tls", "admin", "pass_state"]);
+}
+
+#[test]
+fn on_a_shared_spool_no_source_begins_to_wait_for_pass_state_before_a_restart() {
+    let mut rig = Rig::new(&source("acme"));
+    rig.reload.spool_is_shared = true;
+    rig.write(&format!("[ack]\nmode = \"applied\"\n{}", source("acme")));
+    let refusal = rig.reload.try_apply().unwrap_err().to_string();
+    assert!(
+        refusal.contains("ack") && refusal.contains("started again"),
+        "{refusal}"
+    );
+    let policy = rig.live.policy();
+    assert_eq!(policy.by_name("acme").unwrap().1.ack, AckMode::Durable);
 }
 
 #[test]
