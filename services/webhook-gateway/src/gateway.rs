@@ -202,6 +202,7 @@ impl Gateway {
         );
         let forward = watch::Sender::new(ForwardStatus::default());
         let observer = Arc::new(Observer {
+            live: Arc::clone(&live),
             books,
             spool: Arc::clone(&spool),
             spool_backend: config.spool.backend,
@@ -414,6 +415,7 @@ async fn follow_health(spool: &dyn Spool, check: &Check) -> Arc<str> {
 
 /// A view of a running gateway, for metrics, the operator and tests.
 pub struct Observer {
+    live: Arc<Live>,
     books: Arc<Books>,
     spool: Arc<dyn Spool>,
     spool_backend: SpoolBackend,
@@ -423,6 +425,11 @@ pub struct Observer {
 }
 
 impl Observer {
+    /// What decides about callbacks now.
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        self.live.policy()
+    }
+
     /// The counters of requests and deliveries.
     #[must_use]
     pub fn books(&self) -> &Books {

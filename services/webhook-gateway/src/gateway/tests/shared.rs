@@ -142,6 +142,7 @@ async fn ready_with(spool: StubSpool, warning: &str) -> serde_json::Value {
     gateway.spool = Arc::clone(&spool);
     let forward = gateway.forward.subscribe();
     gateway.observer = Arc::new(Observer {
+        live: Arc::clone(&gateway.live),
         books: Arc::clone(&gateway.observer.books),
         spool,
         spool_backend: SpoolBackend::Jetstream,
