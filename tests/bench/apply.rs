@@ -59,6 +59,7 @@ pub(crate) async fn append_all(
         gateway: "bench".into(),
         settled_sequence: 0,
         oldest_sequence: 1,
+        may_change_epoch: true,
     };
     let opened = store.spool_open(&hello).await?;
     let start = Instant::now();

@@ -170,6 +170,7 @@ async fn known_after(dice: &mut Dice, decoder: &Decoder, callbacks: &[Arc<Callba
         gateway: "test".to_owned(),
         settled_sequence: 0,
         oldest_sequence: 0,
+        may_change_epoch: true,
     };
     let opened = store.spool_open(&hello).await.unwrap();
     let mut numbering = Numbering(0);

@@ -42,8 +42,25 @@ use wire::{Callback, Metadata, Moment, Pass};
 /// Most life-cycle names kept.
 const ATTAINED_MAX: usize = 64;
 
-/// Starts of `recordData` names whose content is known not to be about a person.
-const RECORD_ATTRIBUTES: [&str; 4] = ["members.", "coupons.", "design.", "universal."];
+/// Names in `recordData` whose content is known not to be about a person. Others that look like them may be fields
+/// of the project's own, such as a birthday.
+const RECORD_ATTRIBUTES: [&str; 15] = [
+    "coupons.coupon.externalId",
+    "design.pointsType",
+    "members.member.externalId",
+    "members.member.id",
+    "members.member.points",
+    "members.member.secondaryPoints",
+    "members.member.status",
+    "members.member.tierPoints",
+    "members.program.id",
+    "members.program.name",
+    "members.tier.id",
+    "members.tier.name",
+    "universal.issued",
+    "universal.optOut",
+    "universal.status",
+];
 
 /// The transition times of a pass, with the vendor's names.
 struct Times {
@@ -451,7 +468,8 @@ fn attributes_and_personal(
         .as_ref()
         .filter(|alt_id| Some(&*alt_id.0) != pass_id)
     {
-        notes.attribute(&mut attributes, "altId", &alt_id.0);
+        // Whatever the vendor was told to know the pass by.
+        notes.attribute(&mut personal.attributes, "altId", &alt_id.0);
     }
     for (name, value) in pass.person_details.iter().flat_map(|members| &members.0) {
         match &**name {
@@ -470,10 +488,7 @@ fn attributes_and_personal(
             "person.emailAddress" => value.0 == personal.email_address,
             _ => false,
         };
-        if RECORD_ATTRIBUTES
-            .iter()
-            .any(|start| name.starts_with(start))
-        {
+        if RECORD_ATTRIBUTES.contains(&&**name) {
             notes.attribute(&mut attributes, name, &value.0);
         } else if !is_repeated {
             notes.attribute(&mut personal.attributes, name, &value.0);

@@ -92,6 +92,17 @@ impl Scope {
         self.allows_source(source) || !self.organizations.is_empty()
     }
 
+    /// True if deliveries of the source and organization may be sent. What a delivery says of its organization
+    /// is its sender's word, so that an organization alone lets nobody write: the source must be listed, and
+    /// the organization too, unless there is none.
+    #[must_use]
+    pub fn allows_sending(&self, source: &SourceUid, organization: &str) -> bool {
+        self.allows_all()
+            || (self.allows_source(source)
+                && (organization.is_empty()
+                    || self.organizations.iter().any(|one| one == organization)))
+    }
+
     /// True if every row may be seen.
     #[must_use]
     pub fn allows_all(&self) -> bool {
@@ -132,6 +143,9 @@ pub struct SpoolHello {
     /// has, the database was put back in time: the store changes the log's epoch in the same transaction,
     /// unless that was done already, on account of another spool or an earlier hello.
     pub settled_sequence: u64,
+    /// Whether the store may change the epoch on the spool's word; otherwise such a hello is refused, as
+    /// [`Error::Untrusted`].
+    pub may_change_epoch: bool,
     /// The oldest sequence the spool still holds; 0 if it is empty. Sequences lost on both sides are
     /// remembered as missing.
     pub oldest_sequence: u64,
@@ -425,6 +439,10 @@ pub enum Error {
     /// The database refuses these data, and would again. Certainly not done.
     #[error("the database refuses these data: {0}")]
     Refused(String),
+    /// A hello tells that the database went back in time, from a spool whose word does not suffice for a new
+    /// epoch. Certainly not done.
+    #[error("the spool is not trusted to change the log's epoch")]
+    Untrusted,
     /// A row holds what it cannot hold. Certainly not done.
     #[error("damaged row: {0}")]
     Corrupt(String),
@@ -447,9 +465,11 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Unavailable(_) | Error::OutcomeUnknown(_) => true,
-            Error::Refused(_) | Error::Corrupt(_) | Error::Unfit(_) | Error::NotMigrated { .. } => {
-                false
-            }
+            Error::Refused(_)
+            | Error::Untrusted
+            | Error::Corrupt(_)
+            | Error::Unfit(_)
+            | Error::NotMigrated { .. } => false,
         }
     }
 
@@ -459,6 +479,7 @@ impl Error {
         match self {
             Error::Unavailable(_)
             | Error::Refused(_)
+            | Error::Untrusted
             | Error::Corrupt(_)
             | Error::Unfit(_)
             | Error::NotMigrated { .. } => true,

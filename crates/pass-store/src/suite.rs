@@ -41,6 +41,7 @@ macro_rules! store_suite {
             spools sequences_are_committed_once_and_without_gaps;
             spools a_database_that_went_back_gets_a_new_epoch;
             spools spools_that_notice_together_change_the_epoch_once;
+            spools a_spool_that_is_not_trusted_changes_no_epoch;
             spools an_epoch_can_be_rotated;
             spools a_rotation_answers_for_what_was_lost_before_it;
             spools a_spool_whose_refill_is_interrupted_tells_nothing_new;
@@ -146,6 +147,7 @@ pub fn hello(id: u8) -> SpoolHello {
         gateway: format!("gateway-{id}"),
         settled_sequence: 0,
         oldest_sequence: 0,
+        may_change_epoch: true,
     }
 }
 

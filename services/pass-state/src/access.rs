@@ -23,7 +23,7 @@ use service_kit::tls::PeerNames;
 use tonic::codegen::http;
 use tonic::server::NamedService as _;
 
-use crate::config::{AuthConfig, Openness};
+use crate::config::{Config, Openness};
 
 mod failures;
 pub(crate) mod layer;
@@ -64,6 +64,8 @@ pub(crate) struct Access {
     health: Openness,
     reflection: Openness,
     everyone: Caller,
+    /// Whether clients' certificates are verified, so that they have names.
+    certificates: bool,
     failures: Arc<AuthFailures>,
 }
 
@@ -72,23 +74,43 @@ impl Access {
     ///
     /// # Errors
     /// Everything that is wrong with their file.
-    pub(crate) fn new(config: &AuthConfig) -> Result<Arc<Self>, Faults> {
-        let principals = config.principals_file.as_deref().map(Principals::read);
+    pub(crate) fn new(config: &Config) -> Result<Arc<Self>, Faults> {
+        let auth = &config.auth;
+        let principals = auth.principals_file.as_deref().map(Principals::read);
+        let tls = config.grpc.tls.as_ref();
+        let certificates = tls.is_some_and(|tls| tls.client_ca_file.is_some());
         let needs = required_scopes(pass_proto::DESCRIPTORS)
             .expect("the descriptor set was written by our build script");
-        Ok(Arc::new(Self {
+        let access = Self {
             principals: principals.transpose()?.map(Arc::new).map(RwLock::new),
             needs,
-            health: config.health,
-            reflection: config.reflection,
+            health: auth.health,
+            reflection: auth.reflection,
             everyone: Caller::everyone(),
-            failures: Arc::default(),
-        }))
+            certificates,
+            failures: Arc::new(AuthFailures::new(config.grpc.limits.concurrency_max)),
+        };
+        if let Some(principals) = &access.principals {
+            access.warn_of_names(&principals.read().unwrap_or_else(PoisonError::into_inner));
+        }
+        Ok(Arc::new(access))
     }
 
     /// Calls that were refused, counted.
     pub(crate) fn failures(&self) -> Arc<AuthFailures> {
         Arc::clone(&self.failures)
+    }
+
+    /// A name is only looked at in a certificate that was verified.
+    fn warn_of_names(&self, principals: &Principals) {
+        if let Some(principal) = principals.first_with_client_names()
+            && !self.certificates
+        {
+            tracing::warn!(
+                principal,
+                "client_names of principals match nobody: set grpc.tls.client_ca_file, or use tokens"
+            );
+        }
     }
 
     fn need(&self, path: &str) -> Need {
@@ -129,6 +151,7 @@ impl Access {
 
     /// Puts other principals in force. Open streams of those that changed end; others go on.
     fn replace(&self, principals: Principals) {
+        self.warn_of_names(&principals);
         if let Some(current) = &self.principals {
             let mut current = current.write().unwrap_or_else(PoisonError::into_inner);
             *current = Arc::new(principals.succeeding(&current));

@@ -14,6 +14,12 @@ pub(crate) fn of_store(error: &store::Error) -> Fault {
             tracing::warn!(error = %error, "a transaction's outcome is unknown");
             store_unavailable()
         }
+        store::Error::Untrusted => Fault::new(
+            Reason::PermissionDenied,
+            "the database holds less of this spool than the spool was told. If the database was put back, a gateway \
+             whose principal has sources = [\"*\"] must connect first, since the log then gets a new epoch, or this \
+             one's principal must have that for one connection. The spool keeps what it holds until then",
+        ),
         store::Error::Refused(_)
         | store::Error::Corrupt(_)
         | store::Error::Unfit(_)

@@ -10,7 +10,8 @@
 //! | the store failed for the moment | UNAVAILABLE, STORE_UNAVAILABLE |
 //! | a newer stream of the spool | ABORTED, SPOOL_FENCED |
 //! | a message out of turn, or a gap | FAILED_PRECONDITION, SEQUENCE_INVALID |
-//! | a source that the caller is not to send | PERMISSION_DENIED |
+//! | a source or organization that the caller is not to send | PERMISSION_DENIED |
+//! | a database that was put back, told of by a caller that may not change the epoch | PERMISSION_DENIED |
 //! | its age, a new epoch of the log, a changed principal, or the service's end | UNAVAILABLE, after acknowledging what was taken |
 
 use std::collections::HashMap;
@@ -153,12 +154,9 @@ impl Ingest {
                 "deliveries are missing: the database lost them and the spool no longer holds them"
             );
         }
-        let registered = self.gateways.register(
-            spool,
-            opened.generation,
-            hello.sources,
-            caller.scope().clone(),
-        );
+        let registered = self
+            .gateways
+            .register(spool, opened.generation, hello.sources);
         let ready = v1::IngestReady {
             protocol_version: PROTOCOL_VERSION,
             committed_sequence: opened.committed_sequence,
@@ -402,8 +400,8 @@ impl Session<'_> {
                 receive_time: now,
             };
             let delivery = delivery_from_wire(wire, fallback);
-            if !(self.caller.scope()).allows(&delivery.source, &delivery.organization) {
-                return Err(not_allowed(&delivery.source));
+            if !(self.caller.scope()).allows_sending(&delivery.source, &delivery.organization) {
+                return Err(not_allowed(&delivery.source, &delivery.organization));
             }
             deliveries.push((sequence, Arc::new(delivery)));
         }

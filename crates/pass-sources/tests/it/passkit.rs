@@ -530,6 +530,28 @@ fn ids_with_characters_no_id_has_go_to_quarantine() {
 }
 
 #[test]
+fn only_names_that_are_known_are_shown_to_everyone() {
+    let decoded = with("installed", |v| {
+        let record = &mut v["pass"]["recordData"];
+        record["members.member.dateOfBirth"] = json!("1970-01-01");
+        record["members.tier.id.x"] = json!("x");
+        record["universal.note"] = json!("calls at night");
+        metadata(v)["altId"] = json!("holder@example.com");
+    });
+    let shown = &only(&decoded, Kind::Installed).attributes;
+    assert_eq!(shown["members.tier.id"], "bronze");
+    for name in [
+        "members.member.dateOfBirth",
+        "members.tier.id.x",
+        "universal.note",
+        "altId",
+    ] {
+        assert!(!shown.contains_key(name), "{name}");
+        assert!(decoded.personal.attributes.contains_key(name), "{name}");
+    }
+}
+
+#[test]
 fn odd_types_of_what_does_not_matter_do_no_harm() {
     let decoded = with("installed", |v| {
         v["pass"]["personDetails"] = json!([]);

@@ -57,6 +57,7 @@ async fn ours(store: &SqlStore, all: &[Arc<Delivery>], batch: u64) -> (f64, f64)
         gateway: "bench".to_owned(),
         settled_sequence: 0,
         oldest_sequence: 0,
+        may_change_epoch: true,
     };
     let generation = store.spool_open(&hello).await.expect("opened").generation;
     let started = Instant::now();

@@ -135,7 +135,9 @@ impl SqlStore {
     }
 
     /// See [`crate::PassStore::passes_lookup`]. Source by source and organization by organization, each in the
-    /// order of an index, so that each examines no more rows than it gives.
+    /// order of an index, so that each examines no more rows than it gives. The first rows of one organization may
+    /// come after those of the next, so that in a scope with organizations each is asked for a page; no more than
+    /// two pages are held.
     pub(super) async fn passes_lookup_inner(
         &self,
         scope: &Scope,
@@ -177,13 +179,13 @@ impl SqlStore {
             for model in models {
                 records.push(record_of(model)?);
             }
+            // Each query gives its first rows, so the first of all so far are among them.
+            records.sort_unstable_by(|one: &PassRecord, other| {
+                (&one.key.source, one.number).cmp(&(&other.key.source, other.number))
+            });
+            records.dedup_by_key(|record| record.number);
+            records.truncate(records_max);
         }
-        // Each query gave its first rows, so the first of all are among them.
-        records.sort_unstable_by(|one: &PassRecord, other| {
-            (&one.key.source, one.number).cmp(&(&other.key.source, other.number))
-        });
-        records.dedup_by_key(|record| record.number);
-        records.truncate(records_max);
         Ok(records)
     }
 

@@ -74,6 +74,10 @@ impl SqlStore {
             epoch => Some(epoch),
         };
         let epoch_changed = went_back && !noticed;
+        if epoch_changed && !hello.may_change_epoch {
+            transaction.rollback().await?;
+            return Err(Error::Untrusted.into());
+        }
         if went_back {
             tracing::warn!(
                 spool.id = %hello.spool,

@@ -234,6 +234,33 @@ pub async fn spools_that_notice_together_change_the_epoch_once(store: Arc<dyn Pa
     assert!(opened.epoch_changed);
 }
 
+/// A spool that is not trusted with the epoch is refused while its word is news, without a trace; whoever is
+/// trusted says it first, and then it refills like any other.
+pub async fn a_spool_that_is_not_trusted_changes_no_epoch(store: Arc<dyn PassStore>) {
+    for id in 1..=2_u8 {
+        let mut feed = Feed::open(&store, id).await;
+        feed.append([updated(u64::from(id))]).await;
+    }
+    let untrusted = |id, settled_sequence| SpoolHello {
+        may_change_epoch: false,
+        ..settled(id, settled_sequence)
+    };
+    let before = store.log_info().await.expect("read");
+    for hello in [untrusted(1, 9), untrusted(7, 9)] {
+        let refused = store.spool_open(&hello).await;
+        assert!(matches!(refused, Err(Error::Untrusted)), "{refused:?}");
+    }
+    let after = store.log_info().await.expect("read");
+    assert_eq!((after.head, after.spools.len()), (before.head, 2));
+    let opened = store.spool_open(&untrusted(1, 1)).await.expect("opened");
+    assert_eq!((opened.committed_sequence, opened.epoch_changed), (1, false));
+
+    let opened = store.spool_open(&settled(2, 9)).await.expect("opened");
+    assert!(opened.epoch_changed);
+    let opened = store.spool_open(&untrusted(1, 9)).await.expect("opened");
+    assert_eq!((opened.committed_sequence, opened.epoch_changed), (1, false));
+}
+
 /// An operator who rotates after a restore has done what the spools would have: their word of what the
 /// restore lost changes nothing, whenever they say it.
 pub async fn a_rotation_answers_for_what_was_lost_before_it(store: Arc<dyn PassStore>) {

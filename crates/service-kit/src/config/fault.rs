@@ -1,7 +1,6 @@
 //! One fault per mistake, each with its place, its rule and its remedy.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -104,19 +103,6 @@ impl Faults {
                 format!("{value} is out of range"),
                 allowed.clone(),
                 format!("set {key} to a value from {allowed}"),
-            );
-        }
-    }
-
-    /// Adds a fault if a listener without TLS is reachable from other machines
-    /// and nobody `acknowledged` that (by a key named `plaintext`).
-    pub fn plaintext(&mut self, key: &str, listen: SocketAddr, acknowledged: bool) {
-        if !listen.ip().is_loopback() && !acknowledged {
-            self.invalid(
-                key,
-                format!("{listen} is reachable from other machines, without TLS"),
-                "a loopback address",
-                "listen on 127.0.0.1, or set plaintext = true if a proxy in front does TLS",
             );
         }
     }

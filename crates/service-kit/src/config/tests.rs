@@ -250,16 +250,6 @@ fn structs_that_deny_unknown_keys_themselves_report_all_too() {
 }
 
 #[test]
-fn plaintext_off_loopback_must_be_acknowledged() {
-    let mut faults = Faults::default();
-    faults.plaintext("listen", ([127, 0, 0, 1], 80).into(), false);
-    faults.plaintext("listen", ([0, 0, 0, 0], 80).into(), true);
-    assert!(faults.is_empty());
-    faults.plaintext("listen", ([0, 0, 0, 0], 80).into(), false);
-    assert_eq!(paths(&faults), ["listen"]);
-}
-
-#[test]
 fn a_string_in_the_wrong_place_is_not_repeated() {
     let faults =
         load_text("token = \"hunter2\"\n[http]\nworkers = \"hunter3\"\n", &[]).unwrap_err();

@@ -1,17 +1,17 @@
 //! Calls that are refused: counted, slowed, and told to the log at most once a second.
 //!
-//! Only failures are limited, never a call with a valid credential: callers may share an address. An address
-//! may fail a few times at once and then once a second; past that its answers come late. Late answers are
-//! bounded in number, and so are the addresses that are remembered: past either bound answers come at once,
-//! since what is refused costs little and a token of 256 bits is not guessed.
+//! Only failures are limited, never a call with a valid credential: callers may share an address, and a proxy's
+//! connection. An address may fail a few times at once and then once a second; past that its answers come late.
+//! A late answer holds one of its connection's places, so each address has only a few of them at a time; and the
+//! addresses that are remembered are bounded. Past either bound answers come at once, since what is refused costs
+//! little and a token of 256 bits is not guessed.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 /// Failures that an address may have at once before it is slowed.
@@ -20,8 +20,10 @@ const BURST: u32 = 10;
 const FORGIVEN_AFTER: Duration = Duration::from_secs(1);
 /// How late a late answer is.
 const LATENESS: Duration = Duration::from_secs(1);
-/// Answers that may be late at a time.
-const LATE_MAX: usize = 256;
+/// Answers of one address that may be late at a time.
+const LATE_MAX: usize = 8;
+/// At most this part of the calls that a connection may have at a time may be late answers.
+const LATE_PART: usize = 8;
 /// Addresses that are remembered.
 const ADDRESSES_MAX: usize = 4_096;
 /// Time between two lines in the log.
@@ -68,8 +70,10 @@ impl Cause {
 pub struct AuthFailures {
     counts: [AtomicU64; Cause::ALL.len()],
     addresses: Mutex<Addresses>,
-    late: Arc<Semaphore>,
+    late: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    late_max: usize,
     log: Mutex<Log>,
+    scope_log: Mutex<Log>,
 }
 
 #[derive(Default)]
@@ -78,26 +82,44 @@ struct Log {
     unsaid: u64,
 }
 
+impl Log {
+    /// Takes note of a refusal; how many there were, if it is time for a line.
+    fn due(&mut self, now: Instant) -> Option<u64> {
+        self.unsaid += 1;
+        if self.last.is_some_and(|last| now < last + LOG_INTERVAL) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
 impl std::fmt::Debug for AuthFailures {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_map().entries(self.counts()).finish()
     }
 }
 
-impl Default for AuthFailures {
-    fn default() -> Self {
-        Self {
-            counts: Default::default(),
-            addresses: Mutex::default(),
-            late: Arc::new(Semaphore::new(LATE_MAX)),
-            log: Mutex::default(),
+/// An answer that is to be late.
+pub(super) struct Late {
+    late: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    network: IpAddr,
+}
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        let mut late = lock(&self.late);
+        if let Some(count) = late.get_mut(&self.network) {
+            *count -= 1;
+            if *count == 0 {
+                late.remove(&self.network);
+            }
         }
     }
 }
 
-/// An answer that is to be late.
-pub(super) struct Late {
-    _place: OwnedSemaphorePermit,
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Late {
@@ -107,15 +129,40 @@ impl Late {
 }
 
 impl AuthFailures {
+    /// For connections that may have so many calls at a time.
+    pub(super) fn new(concurrency_max: usize) -> Self {
+        Self {
+            counts: Default::default(),
+            addresses: Mutex::default(),
+            late: Arc::default(),
+            late_max: LATE_MAX.min(concurrency_max / LATE_PART),
+            log: Mutex::default(),
+            scope_log: Mutex::default(),
+        }
+    }
+
     /// How many calls were refused since the start, by the name of the cause.
     pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         (Cause::ALL.iter().zip(&self.counts))
             .map(|(cause, count)| (cause.name(), count.load(Ordering::Relaxed)))
     }
 
-    /// Takes note of a refused call.
-    pub(super) fn count(&self, cause: Cause) {
+    fn count(&self, cause: Cause) {
         self.counts[cause as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes note of a call whose caller lacks the scope that the method requires.
+    pub(super) fn scope_missing(&self, caller: &str, scope: &str, method: &str, now: Instant) {
+        self.count(Cause::Scope);
+        if let Some(refused) = lock(&self.scope_log).due(now) {
+            tracing::warn!(
+                principal = caller,
+                scope,
+                method,
+                refused,
+                "calls without the scope that they require were refused; this is the last of them"
+            );
+        }
     }
 
     /// Takes note of a call without a valid credential, and says whether its answer is to be late.
@@ -126,31 +173,27 @@ impl AuthFailures {
         now: Instant,
     ) -> Option<Late> {
         self.count(cause);
-        self.tell(cause, address, now);
-        let over = (self.addresses.lock())
-            .unwrap_or_else(PoisonError::into_inner)
-            .failed(network(address), now);
-        if !over {
+        if let Some(refused) = lock(&self.log).due(now) {
+            tracing::warn!(
+                cause = cause.name(),
+                peer = %address,
+                refused,
+                "calls without a valid credential were refused; this is the last of them"
+            );
+        }
+        let network = network(address);
+        if !lock(&self.addresses).failed(network, now) {
             return None;
         }
-        let place = Arc::clone(&self.late).try_acquire_owned().ok()?;
-        Some(Late { _place: place })
-    }
-
-    fn tell(&self, cause: Cause, address: IpAddr, now: Instant) {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.unsaid += 1;
-        if log.last.is_some_and(|last| now < last + LOG_INTERVAL) {
-            return;
+        let mut late = lock(&self.late);
+        let count = late.entry(network).or_default();
+        if *count >= self.late_max {
+            return None;
         }
-        log.last = Some(now);
-        let refused = std::mem::take(&mut log.unsaid);
-        tracing::warn!(
-            cause = cause.name(),
-            peer = %address,
-            refused,
-            "calls without a valid credential were refused; this is the last of them"
-        );
+        *count += 1;
+        drop(late);
+        let late = Arc::clone(&self.late);
+        Some(Late { late, network })
     }
 }
 
@@ -170,12 +213,12 @@ struct Addresses {
 }
 
 impl Addresses {
-    /// Takes note of a failure; true if there are too many.
+    /// Takes note of a failure; true if the address has too many. None is, while no more can be remembered.
     fn failed(&mut self, address: IpAddr, now: Instant) -> bool {
         if !self.forgiven.contains_key(&address) && self.forgiven.len() >= ADDRESSES_MAX {
             self.forgiven.retain(|_, forgiven| *forgiven > now);
             if self.forgiven.len() >= ADDRESSES_MAX {
-                return true;
+                return false;
             }
         }
         let forgiven = self.forgiven.entry(address).or_insert(now);
@@ -202,7 +245,7 @@ mod tests {
 
     #[test]
     fn an_address_that_keeps_failing_is_answered_late_and_forgiven_in_time() {
-        let failures = AuthFailures::default();
+        let failures = AuthFailures::new(64);
         let began = Instant::now();
         let late = |address, now| {
             failures
@@ -219,33 +262,46 @@ mod tests {
 
     #[test]
     fn late_answers_and_remembered_addresses_are_bounded() {
-        let failures = AuthFailures::default();
+        let failures = AuthFailures::new(64);
         let began = Instant::now();
         let late = |address, now| failures.unauthenticated(Cause::Missing, address, now);
-        let mut waiting = Vec::new();
-        for _ in 0..BURST as usize + 2 * LATE_MAX {
-            waiting.extend(late(PEER, began));
-        }
-        assert_eq!(waiting.len(), LATE_MAX);
-        waiting.clear();
+        let waiting = |address| -> Vec<Late> {
+            let calls = 0..BURST as usize + 2 * LATE_MAX;
+            calls.filter_map(|_| late(address, began)).collect()
+        };
+        let [one, other] = [waiting(PEER), waiting(v4(u32::MAX))];
+        assert_eq!((one.len(), other.len()), (LATE_MAX, LATE_MAX));
+        drop(one);
+        assert!(late(PEER, began).is_some() && late(v4(u32::MAX), began).is_none());
+        drop(other);
+        assert!(lock(&failures.late).is_empty());
         for number in 1..2 * ADDRESSES_MAX as u32 {
             late(v4(number), began);
         }
         let remembered = || failures.addresses.lock().unwrap().forgiven.len();
         assert_eq!(remembered(), ADDRESSES_MAX);
-        assert!(late(v4(u32::MAX), began).is_some());
+        let unknown = v4(u32::MAX - 1);
+        assert!((0..=BURST).all(|_| late(unknown, began).is_none()));
         let later = began + FORGIVEN_AFTER * (BURST + 1);
-        assert!(late(v4(u32::MAX), later).is_none());
+        assert!(late(unknown, later).is_none());
         assert_eq!(remembered(), 1, "those that are forgiven are forgotten");
     }
 
     #[test]
+    fn late_answers_leave_most_places_of_a_connection_free() {
+        for (concurrency_max, late_max) in [(1, 0), (8, 1), (64, 8), (4_096, 8)] {
+            let failures = AuthFailures::new(concurrency_max);
+            assert_eq!(failures.late_max, late_max, "{concurrency_max}");
+        }
+    }
+
+    #[test]
     fn each_cause_is_counted_by_its_name() {
-        let failures = AuthFailures::default();
+        let failures = AuthFailures::new(64);
         let now = Instant::now();
         failures.unauthenticated(Cause::Token, PEER, now);
         failures.unauthenticated(Cause::Token, PEER, now);
-        failures.count(Cause::Scope);
+        failures.scope_missing("one", "ingest", "/a/B", now);
         let counts: Vec<_> = failures.counts().collect();
         let expected = [
             ("missing", 0),

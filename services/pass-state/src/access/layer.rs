@@ -3,7 +3,7 @@
 //! | the caller | the method | the call |
 //! |---|---|---|
 //! | anyone | health or reflection that is open | goes on |
-//! | without a valid credential | any other, known or not | UNAUTHENTICATED, one text for every cause, late for an address that keeps failing |
+//! | without a valid credential | any other, known or not | UNAUTHENTICATED, one text for every cause, late for an address that keeps failing, a few at a time |
 //! | known | unknown | UNIMPLEMENTED |
 //! | known | requires a scope that it lacks | PERMISSION_DENIED, naming the scope |
 //! | known | any other | goes on, with the [`Caller`] in the request's extensions |
@@ -66,6 +66,13 @@ where
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         match self.access.decide(&request) {
             Ok(caller) => {
+                // Also where the method requires nothing: a client may ask for the health for a long time first.
+                if let Some(peer) = request.extensions().get::<Peer>()
+                    && !peer.is_authorized()
+                    && self.access.caller(request.headers(), &peer.names).is_ok()
+                {
+                    peer.authorize();
+                }
                 // Nothing that came with the request may stand for a caller.
                 request.extensions_mut().remove::<Caller>();
                 if let Some(caller) = caller {
@@ -77,8 +84,10 @@ where
                 let access = Arc::clone(&self.access);
                 let peer = request.extensions().get::<Peer>();
                 let address = peer.map_or(NO_ADDRESS, |peer| peer.addr.ip());
+                let method = request.uri().path().to_owned();
                 Either::Right(Box::pin(async move {
-                    Ok(access.refuse(refused, address).await.into_http())
+                    let status = access.refuse(refused, address, &method).await;
+                    Ok(status.into_http())
                 }))
             }
         }
@@ -90,7 +99,7 @@ enum Refused {
     /// The caller is not known.
     Unauthenticated(Cause),
     /// It lacks the scope.
-    Scope(&'static str),
+    Scope(Caller, &'static str),
     /// There is no such method.
     Unknown,
 }
@@ -111,24 +120,23 @@ impl Access {
         match need {
             Need::Nothing | Need::Identity => Ok(Some(caller)),
             Need::Scope(scope) if caller.holds(scope) => Ok(Some(caller)),
-            Need::Scope(scope) => Err(Refused::Scope(scope_name(scope))),
+            Need::Scope(scope) => Err(Refused::Scope(caller, scope_name(scope))),
             Need::Unknown => Err(Refused::Unknown),
         }
     }
 
-    async fn refuse(&self, refused: Refused, address: std::net::IpAddr) -> Status {
+    async fn refuse(&self, refused: Refused, address: std::net::IpAddr, method: &str) -> Status {
+        let now = Instant::now();
         match refused {
             Refused::Unauthenticated(cause) => {
-                if let Some(late) = self
-                    .failures
-                    .unauthenticated(cause, address, Instant::now())
-                {
+                if let Some(late) = self.failures.unauthenticated(cause, address, now) {
                     late.wait().await;
                 }
                 Fault::unauthenticated().into()
             }
-            Refused::Scope(scope) => {
-                self.failures.count(Cause::Scope);
+            Refused::Scope(caller, scope) => {
+                self.failures
+                    .scope_missing(caller.name(), scope, method, now);
                 Fault::scope_missing(scope).into()
             }
             Refused::Unknown => Status::unimplemented("there is no such method"),
@@ -147,7 +155,7 @@ mod tests {
 
     use super::*;
     use crate::access::token;
-    use crate::config::{AuthConfig, Openness};
+    use crate::config::{Config, Openness};
 
     /// Answers with the caller's name.
     #[derive(Clone)]
@@ -195,11 +203,10 @@ mod tests {
              sources = [\"*\"]\norganizations = []\n"
         );
         std::fs::write(file.path(), text).unwrap();
-        let config = AuthConfig {
-            principals_file: Some(file.path().to_owned()),
-            health,
-            reflection,
-        };
+        let mut config = Config::default();
+        config.auth.principals_file = Some(file.path().to_owned());
+        config.auth.health = health;
+        config.auth.reflection = reflection;
         (Access::new(&config).unwrap(), format!("Bearer {token}"))
     }
 
@@ -292,12 +299,34 @@ mod tests {
 
     #[tokio::test]
     async fn a_method_that_requires_no_scope_is_refused_for_everyone() {
-        let mut open = Access::new(&AuthConfig::default()).unwrap();
+        let mut open = Access::new(&Config::default()).unwrap();
         assert_eq!(called(&open, GET_PASS, "").await.unwrap(), "-");
         let needs = &mut Arc::get_mut(&mut open).unwrap().needs;
         needs.insert(GET_PASS.to_owned(), pass_proto::access::Scope::Unspecified);
         let status = called(&open, GET_PASS, "").await.unwrap_err();
         assert_eq!(reason_of(&status), Some(Reason::PermissionDenied));
+    }
+
+    #[tokio::test]
+    async fn a_call_with_a_valid_credential_lets_its_connection_stay() {
+        let (access, good) = access("[\"read\"]", Openness::Open, Openness::Open);
+        let peer = Peer::new((NO_ADDRESS, 1).into(), Default::default());
+        for (path, credential, stays) in [
+            (GET_PASS, "Bearer x", false),
+            (HEALTH_CHECK, "", false),
+            (HEALTH_CHECK, "Bearer x", false),
+            (HEALTH_CHECK, &good, true),
+        ] {
+            let request = http::Request::builder()
+                .uri(path)
+                .header("authorization", credential)
+                .extension(peer.clone())
+                .body(Body::empty())
+                .unwrap();
+            let guarded = AccessLayer(Arc::clone(&access)).layer(Echo);
+            guarded.oneshot(request).await.unwrap();
+            assert_eq!(peer.is_authorized(), stays, "{path} {credential}");
+        }
     }
 
     #[tokio::test]

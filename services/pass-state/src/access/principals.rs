@@ -56,9 +56,9 @@ struct Entry {
     client_names: Vec<String>,
     /// What it may do.
     scopes: Vec<String>,
-    /// The sources whose rows it may see; `"*"` is all. Written out, even if it is none.
+    /// The sources whose rows it may see, and that it may send; `"*"` is all. Written out, even if it is none.
     sources: Vec<String>,
-    /// The organizations whose rows it may see. Written out, even if it is none.
+    /// The organizations whose rows it may see, and that what it sends may name. Written out, even if it is none.
     organizations: Vec<String>,
 }
 
@@ -248,6 +248,15 @@ impl Entry {
                 "add what it may see, or remove the principal",
             );
         }
+        let sends = self.scopes.iter().any(|scope| scope == "ingest");
+        if sends && self.sources.is_empty() && !self.organizations.is_empty() {
+            notes.note(
+                "sources",
+                "may send nothing: it has the scope ingest and no sources",
+                "uids of the sources that it sends, or \"*\" for all",
+                "list its sources, or take the scope away",
+            );
+        }
         let all = self.sources.iter().any(|source| source == ALL);
         if all && (self.sources.len() > 1 || !self.organizations.is_empty()) {
             notes.note(
@@ -401,6 +410,13 @@ impl Principals {
             tokens,
             clients,
         }
+    }
+
+    /// The name of one that is known by its certificate, if any is.
+    pub(super) fn first_with_client_names(&self) -> Option<&str> {
+        let mut entries = (self.list.iter()).filter_map(|principal| principal.entry.as_ref());
+        let found = entries.find(|entry| !entry.client_names.is_empty())?;
+        Some(&found.name)
     }
 
     /// These, in the place of others: who did not change stays the same principal.

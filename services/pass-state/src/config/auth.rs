@@ -98,6 +98,8 @@ mod tests {
         assert_eq!(open.exposures(), ["PLAINTEXT", "UNAUTHENTICATED"]);
         let known = loaded(&[ANYWHERE, INSECURE, (FILE, EXAMPLE)]).unwrap();
         assert_eq!(known.exposures(), ["PLAINTEXT"]);
+        let admin = loaded(&[("PASS_STATE__ADMIN__LISTEN", "0.0.0.0:8082")]).unwrap();
+        assert_eq!(admin.exposures(), ["ADMIN_PLAINTEXT"]);
         assert!(loaded(&[INSECURE]).unwrap().exposures().is_empty());
         assert!(loaded(&[]).unwrap().exposures().is_empty());
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use pass_store::PostgresOptions;
 use service_kit::config::{Duration, Faults, SecretSource, Validate};
 
 /// Which database keeps the log.
@@ -43,6 +44,12 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
+    /// Whether the database is another machine's server that need not prove who it is.
+    pub(crate) fn trusts_any_server(&self) -> bool {
+        let url = self.postgres.url_text().unwrap_or_default();
+        self.backend == Backend::Postgres && PostgresOptions::new(url).trusts_any_server()
+    }
+
     /// The SQLite file: the configured one, or the default one under `data_dir`.
     #[must_use]
     pub fn path(&self, data_dir: &Path) -> PathBuf {

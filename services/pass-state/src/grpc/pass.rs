@@ -283,7 +283,7 @@ impl PassApi {
         let rows = EventRows {
             store: self.reader.store.as_ref(),
             scope: scope.clone(),
-            parent: events::narrowed(parent, &filter),
+            parent: events::narrowed(parent, &filter, scope),
             descending,
             filter,
             mask,

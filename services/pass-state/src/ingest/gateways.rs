@@ -10,7 +10,7 @@ use pass_domain::ids::SourceUid;
 use pass_proto::convert::delivery_to_wire;
 use pass_proto::status::{Fault, Reason};
 use pass_proto::v1;
-use pass_store::{Scope, SpoolId};
+use pass_store::SpoolId;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -29,9 +29,8 @@ struct Connected {
     /// Which session it is. Generations do not tell: a database that was put back gives them out again.
     session: u64,
     generation: u64,
+    /// Those that it may send, and so may be shown.
     sources: Vec<SourceUid>,
-    /// What the gateway may be shown.
-    scope: Scope,
     redecodes: mpsc::Sender<Redecode>,
     fence: CancellationToken,
 }
@@ -80,7 +79,6 @@ impl Gateways {
         spool: SpoolId,
         generation: u64,
         sources: Vec<SourceUid>,
-        scope: Scope,
     ) -> Registered {
         let (sender, redecodes) = mpsc::channel(QUEUE_MAX);
         let fence = CancellationToken::new();
@@ -96,7 +94,6 @@ impl Gateways {
                 session,
                 generation,
                 sources,
-                scope,
                 redecodes: sender,
                 fence: fence.clone(),
             };
@@ -113,7 +110,7 @@ impl Gateways {
         }
     }
 
-    /// Has a stored delivery decoded again by a gateway that serves its source and may see it.
+    /// Has a stored delivery decoded again by a gateway that serves its source.
     ///
     /// # Errors
     /// NO_GATEWAY if none is connected to this replica, or it does not answer within `wait`.
@@ -126,10 +123,7 @@ impl Gateways {
         let gateway = self
             .lock()
             .values()
-            .find(|gateway| {
-                gateway.sources.contains(source)
-                    && gateway.scope.allows(source, &stored.organization)
-            })
+            .find(|gateway| gateway.sources.contains(source))
             .map(|gateway| gateway.redecodes.clone());
         let Some(gateway) = gateway else {
             return Err(Fault::new(
@@ -174,8 +168,8 @@ mod tests {
     fn a_session_that_ends_leaves_a_later_one_of_the_same_generation_alone() {
         let gateways = Arc::new(Gateways::default());
         let spool = SpoolId([1; 16]);
-        let older = gateways.register(spool, 5, Vec::new(), Scope::everything());
-        let newer = gateways.register(spool, 5, Vec::new(), Scope::everything());
+        let older = gateways.register(spool, 5, Vec::new());
+        let newer = gateways.register(spool, 5, Vec::new());
         assert!(older.fence().is_cancelled() && !newer.fence().is_cancelled());
         drop(older);
         assert!(gateways.lock().contains_key(&spool));

@@ -21,17 +21,21 @@ pub(super) struct Hello {
     pub(super) sources: Vec<SourceUid>,
 }
 
-/// A source whose deliveries the caller is not to send.
-pub(super) fn not_allowed(source: &SourceUid) -> Fault {
+/// A source whose deliveries the caller is not to send, or not as those of the organization (if any).
+pub(super) fn not_allowed(source: &SourceUid, organization: &str) -> Fault {
+    let of = if organization.is_empty() {
+        String::new()
+    } else {
+        format!(" and organization {organization}")
+    };
     Fault::new(
         Reason::PermissionDenied,
-        format!("the caller is not to send deliveries of source {source}"),
+        format!("the caller is not to send deliveries of source {source}{of}"),
     )
     .with("source", source.as_str())
 }
 
-/// Checks a hello; names every bad field at once. Of a source that only an organization makes the caller's, each
-/// delivery tells.
+/// Checks a hello; names every bad field at once.
 pub(super) fn check(
     hello: v1::IngestHello,
     config: &IngestConfig,
@@ -81,6 +85,14 @@ pub(super) fn check(
             Err(error) => note(&format!("sources[{at}]"), error.to_string()),
         }
     }
+    for (field, sequence) in [
+        ("settled_sequence", hello.settled_sequence),
+        ("oldest_sequence", hello.oldest_sequence),
+    ] {
+        if sequence >= i64::MAX as u64 {
+            note(field, format!("is {sequence}; less than 2^63 is allowed"));
+        }
+    }
     let body_bytes = usize::try_from(hello.body_bytes_max).unwrap_or_default();
     if hello.body_bytes_max < 0 || message_bytes(body_bytes) > config.message_bytes_max() {
         note(
@@ -94,9 +106,9 @@ pub(super) fn check(
     }
     bad.truncate(FAULTS_MAX);
     if bad.is_empty()
-        && let Some(source) = sources.iter().find(|source| !scope.may_allow(source))
+        && let Some(source) = sources.iter().find(|source| !scope.allows_source(source))
     {
-        return Err(not_allowed(source));
+        return Err(not_allowed(source, ""));
     }
     match (spool, Fault::fields(bad)) {
         (Some(spool), None) => Ok(Hello {
@@ -105,6 +117,7 @@ pub(super) fn check(
                 gateway: hello.gateway_id,
                 settled_sequence: hello.settled_sequence,
                 oldest_sequence: hello.oldest_sequence,
+                may_change_epoch: scope.allows_all(),
             },
             sources,
         }),

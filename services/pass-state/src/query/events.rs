@@ -174,18 +174,26 @@ impl Record for EventRecord<'_> {
     }
 }
 
-/// Narrows a parent by what the filter demands, so that an index is used.
-pub(crate) fn narrowed(parent: EventParent, filter: &Filter) -> EventParent {
+/// Narrows a parent by what the filter demands, so that an index is used. To a pass only for who may see all of
+/// its source: to others the pass itself may be out of sight, and some of its events not.
+pub(crate) fn narrowed(parent: EventParent, filter: &Filter, scope: &Scope) -> EventParent {
     let pass = || filter.required_text(PASS)?.parse::<PassKey>().ok();
+    let of = |key: PassKey| {
+        if scope.allows_source(&key.source) {
+            EventParent::Pass(key)
+        } else {
+            EventParent::Source(key.source)
+        }
+    };
     let source = || SourceUid::new(filter.required_text(SOURCE)?).ok();
     match parent {
         EventParent::Pass(key) => EventParent::Pass(key),
         EventParent::Source(uid) => match pass() {
-            Some(key) if key.source == uid => EventParent::Pass(key),
+            Some(key) if key.source == uid => of(key),
             _ => EventParent::Source(uid),
         },
         EventParent::All => pass()
-            .map(EventParent::Pass)
+            .map(of)
             .unwrap_or_else(|| source().map_or(EventParent::All, EventParent::Source)),
     }
 }

@@ -26,6 +26,7 @@ async fn write_elsewhere(store: &SqlStore, spool: u8, deliveries: Vec<Delivery>,
         gateway: "elsewhere".into(),
         settled_sequence: 0,
         oldest_sequence: 0,
+        may_change_epoch: true,
     };
     let opened = store.spool_open(&hello).await.unwrap();
     let first = opened.committed_sequence + 1;

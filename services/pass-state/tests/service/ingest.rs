@@ -183,6 +183,7 @@ async fn a_stream_fenced_by_another_process_learns_it_with_its_next_batch() {
         gateway: "elsewhere".into(),
         settled_sequence: 0,
         oldest_sequence: 0,
+        may_change_epoch: true,
     };
     pass_store::PassStore::spool_open(&*store, &elsewhere)
         .await

@@ -608,6 +608,7 @@ async fn commits_of_another_process_are_seen_by_polling() {
         gateway: "elsewhere".into(),
         settled_sequence: 0,
         oldest_sequence: 0,
+        may_change_epoch: true,
     };
     let opened = store.spool_open(&hello).await.unwrap();
     let deliveries = installs(0..3).into_iter().zip(1..);

@@ -275,4 +275,30 @@ mod tests {
         let connector = Connector::new(options.clone()).expect("a URL");
         assert!(!format!("{options:?} {connector:?}").contains("s3cret"));
     }
+
+    #[test]
+    fn a_server_elsewhere_that_need_not_prove_itself_is_told_of() {
+        let trusts = |rest: &str| {
+            let url = format!("postgres://user:s3cret@{rest}");
+            PostgresOptions::new(url).trusts_any_server()
+        };
+        for rest in [
+            "db.example/passline",
+            "db.example/passline?sslmode=prefer",
+            "db.example/passline?sslmode=require",
+            "192.0.2.1/passline?sslmode=disable",
+        ] {
+            assert!(trusts(rest), "{rest}");
+        }
+        for rest in [
+            "db.example/passline?sslmode=verify-full",
+            "db.example/passline?sslmode=verify-ca",
+            "127.0.0.1:5432/passline",
+            "localhost/passline",
+            "host:port/db",
+            "localhost/passline?host=/run/postgresql",
+        ] {
+            assert!(!trusts(rest), "{rest}");
+        }
+    }
 }

@@ -193,6 +193,14 @@ fn every_fault_names_the_principal_and_the_field_and_no_secret() {
             "principals[0].organizations[0] ",
         ),
         (
+            &principal(
+                "a",
+                &good,
+                "scopes = [\"ingest\"]\nsources = []\norganizations = [\"north\"]",
+            ),
+            "principals[0].sources ",
+        ),
+        (
             &principal("a", &good, "scopes = [\"read\"]\norganizations = []"),
             "principals[0].sources ",
         ),

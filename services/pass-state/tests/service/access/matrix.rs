@@ -8,7 +8,7 @@ use pass_proto::status::Reason;
 use tonic::Code;
 
 use super::requests::{About, Asked, requests};
-use super::{Who, World, call, together, write};
+use super::{Who, World, call, principal, together, write};
 use crate::harness::*;
 
 /// All methods, and what each requires.
@@ -168,18 +168,91 @@ async fn no_method_does_anything_without_a_valid_credential() {
     world.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_take_no_place_from_others_on_their_connection() {
+    let reader = Who::new("reader", &[Scope::Read], &["*"], &[]);
+    let world = World::with(&[&reader], |config| {
+        config.grpc.limits.concurrency_max = 64;
+    })
+    .await;
+    let path = "/passline.v1.PassService/GetLogInfo";
+    let channel = world.server.channel.clone();
+    let failing = tokio::spawn(together((0..200).map(move |_| {
+        let channel = channel.clone();
+        async move { call(&channel, path, "Bearer plt_wrong", vec![bytes::Bytes::new()]).await }
+    })));
+    let failures = world.failures();
+    eventually("most of them are refused", || {
+        let count: u64 = failures.counts().map(|(_, count)| count).sum();
+        std::future::ready(count > 100)
+    })
+    .await;
+    for _ in 0..50 {
+        let answer = world
+            .call(path, &reader.bearer(), vec![bytes::Bytes::new()])
+            .await;
+        assert_eq!(answer.status.code(), Code::Ok, "{:?}", answer.status);
+    }
+    for answer in failing.await.unwrap() {
+        assert_eq!(reason(&answer.status), Reason::Unauthenticated);
+    }
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn what_is_left_open_to_other_machines_is_told() {
+    let (logged, _collecting) = Logged::start();
     let server = Server::with(|config| {
         config.grpc.listen = ([0, 0, 0, 0], 0).into();
         config.grpc.insecure = true;
+        config.admin.listen = ([0, 0, 0, 0], 0).into();
     })
     .await;
     assert_eq!(
         server.log().await.insecure,
-        ["PLAINTEXT", "UNAUTHENTICATED"]
+        ["PLAINTEXT", "UNAUTHENTICATED", "ADMIN_PLAINTEXT"]
     );
     server.stop().await;
+    let warnings = logged.with("open to other machines");
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings.iter().all(|line| line.contains(" WARN ")));
+    assert!(warnings[0].contains("PLAINTEXT, UNAUTHENTICATED"), "{warnings:?}");
+    assert!(warnings[1].contains("[admin.tls]"), "{warnings:?}");
+}
+
+#[tokio::test]
+async fn the_log_names_who_lacks_which_scope_for_what() {
+    let (logged, _collecting) = Logged::start();
+    let reader = Who::new("reader", &[Scope::Read], &["*"], &[]);
+    let world = World::start(&[&reader]).await;
+    assert!(logged.with("WARN").is_empty(), "{:?}", logged.with("WARN"));
+    let path = "/passline.v1.SubscriptionService/Subscribe";
+    let wish = vec![bytes::Bytes::new()];
+    for _ in 0..20 {
+        let answer = world.call(path, &reader.bearer(), wish.clone()).await;
+        assert_eq!(reason(&answer.status), Reason::PermissionDenied);
+    }
+    world.stop().await;
+    let lines = logged.with("WARN");
+    assert!((1..20).contains(&lines.len()), "{lines:?}");
+    for part in ["principal=\"reader\"", "scope=\"consume\"", path, "refused=1"] {
+        assert!(lines[0].contains(part), "{part} in {lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn names_of_certificates_that_nobody_verifies_are_told_of() {
+    let (logged, _collecting) = Logged::start();
+    let named = Who {
+        token: String::new(),
+        text: principal("named", "client_names = [\"a.test\"]", &SCOPES, &["*"], &[]),
+    };
+    World::start(&[&named]).await.stop().await;
+    let lines = logged.with("client_names");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for part in [" WARN ", "named", "grpc.tls.client_ca_file"] {
+        assert!(lines[0].contains(part), "{part} in {lines:?}");
+    }
 }
 
 #[tokio::test]

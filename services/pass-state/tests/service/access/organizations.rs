@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use pass_domain::kind::Kind;
 use pass_proto::access::{SCOPES, Scope, required_scopes};
 use pass_proto::status::Reason;
 use pass_proto::v1;
@@ -12,6 +13,7 @@ use tonic::Code;
 use super::requests::{About, requests};
 use super::{Answer, PERSONAL, Who, World, without_spools};
 use crate::harness::*;
+use crate::make::of_source;
 
 /// What belongs to the south: its name, its source, and the passes that have it in their names.
 const SOUTHERN: [&str; 2] = ["south", "zeta"];
@@ -63,8 +65,11 @@ fn outputs() -> BTreeMap<String, MessageDescriptor> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_of_another_organization_is_told_or_touched() {
     let all_seeing = Who::all("all-seeing");
+    // An organization alone is nothing to send deliveries of.
+    let asks = SCOPES.into_iter().filter(|scope| *scope != Scope::Ingest);
+    let asks: Vec<Scope> = asks.collect();
     let limited = [
-        Who::new("by-organization", &SCOPES, &[], &["north"]),
+        Who::new("by-organization", &asks, &[], &["north"]),
         Who::new("by-source", &SCOPES, &["acme"], &[]),
         Who::new(
             "by-both",
@@ -152,6 +157,46 @@ async fn nothing_of_another_organization_is_told_or_touched() {
     }
     let after = world.state(&all_seeing).await;
     assert_eq!(without_spools(&after), without_spools(&before));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_filter_by_pass_loses_no_event_of_a_pass_that_moved_on() {
+    let reader = Who::new("reader", &[Scope::Read], &[], &["north"]);
+    let gateways = Who::new("gateways", &[Scope::Ingest], &["*"], &[]);
+    let world = World::start(&[&reader, &gateways]).await;
+    let mut gateway = Gateway::by(&world.server.channel, &gateways.bearer(), hello(3)).await;
+    let kinds = [("north", Kind::Installed), ("south", Kind::Updated)];
+    for ((organization, kind), number) in kinds.into_iter().zip(50..) {
+        let mut made = of_source("zeta", number, "moved", kind, 50);
+        made.organization = organization.into();
+        assert_eq!(gateway.deliver(vec![made]).await, ["APPLIED"]);
+    }
+    let path = "/passline.v1.PassService/ListEvents";
+    let pass = "sources/zeta/passes/moved";
+    let list = async |parent: &str, filter: &str| {
+        let request = v1::ListEventsRequest {
+            parent: parent.into(),
+            filter: filter.into(),
+            ..v1::ListEventsRequest::default()
+        };
+        let messages = vec![super::message(&request)];
+        let answer = world.call(path, &reader.bearer(), messages).await;
+        let listed = v1::ListEventsResponse::decode(answer.messages[0].clone()).unwrap();
+        let events = listed.events.into_iter();
+        events
+            .map(|event| (event.pass, event.organization))
+            .collect::<Vec<_>>()
+    };
+    let by_pass = format!("pass = \"{pass}\"");
+    for parent in ["sources/-/passes/-", "sources/zeta/passes/-"] {
+        let listed = list(parent, &by_pass).await;
+        assert_eq!(listed, [(pass.to_owned(), "north".to_owned())], "{parent}");
+        let all = list(parent, "").await;
+        assert!(listed.iter().all(|event| all.contains(event)), "{all:?}");
+    }
+    // The pass itself is the other's now.
+    assert_eq!(list(pass, "").await, []);
     world.stop().await;
 }
 

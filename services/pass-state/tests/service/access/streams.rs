@@ -1,11 +1,15 @@
 //! What stays open: gateways and subscribers, and what a changed principals file does to them.
 
+use bytes::Bytes;
 use pass_domain::kind::Kind;
 use pass_proto::access::{SCOPES, Scope};
 use pass_proto::status::Reason;
 use pass_proto::v1;
 use pass_proto::v1::ingest_request::Message as ToStore;
 use pass_proto::v1::subscribe_response::Frame;
+use prost::Message as _;
+use tonic::Status;
+use tonic::transport::Channel;
 
 use super::{NORTH, SOUTH, Who, World, without_spools, write};
 use crate::harness::*;
@@ -75,51 +79,100 @@ async fn a_live_subscriber_sees_what_is_its_own_and_the_log_moving() {
 async fn a_gateway_sends_and_announces_what_its_principal_may() {
     let all_seeing = Who::all("all-seeing");
     let by_source = Who::new("by-source", &[Scope::Ingest], &["acme"], &[]);
-    let by_organization = Who::new("by-organization", &[Scope::Ingest], &[], &["north"]);
-    let world = World::start(&[&all_seeing, &by_source, &by_organization]).await;
+    let by_both = Who::new("by-both", &[Scope::Ingest], &["acme"], &["north"]);
+    let world = World::start(&[&all_seeing, &by_source, &by_both]).await;
     let before = world.state(&all_seeing).await;
     let channel = &world.server.channel;
 
-    let (to_store, mut from_store) = ingest_as(channel, &by_source.bearer()).await;
-    let hello = request(ToStore::Hello(announcing(4, &["acme", "zeta"])));
-    to_store.send(hello).await.unwrap();
-    let status = soon("refusal", from_store.message()).await.unwrap_err();
-    assert_eq!(reason(&status), Reason::PermissionDenied);
-    assert_eq!(metadata(&status, "source"), "zeta");
-
-    for (who, spool) in [(&by_source, 4), (&by_organization, 5)] {
-        let sources: &[&str] = if spool == 4 {
-            &["acme"]
-        } else {
-            &["acme", "zeta"]
-        };
-        let mut gateway = Gateway::by(channel, &who.bearer(), announcing(spool, sources)).await;
-        // One that is not allowed spoils its batch: nothing of it is recorded.
-        gateway
-            .send(vec![of("north", "acme", 20), of("south", "zeta", 21)])
-            .await;
-        let status = gateway.end().await;
+    for who in [&by_source, &by_both] {
+        let status = refusal(channel, who, announcing(4, &["acme", "zeta"])).await;
         assert_eq!(reason(&status), Reason::PermissionDenied);
         assert_eq!(metadata(&status, "source"), "zeta");
     }
+    // The organization is the sender's own word: it makes nobody's source one's own, and is no other's.
+    let refused = [
+        (&by_source, "", "zeta"),
+        (&by_source, "north", "acme"),
+        (&by_both, "", "zeta"),
+        (&by_both, "north", "zeta"),
+        (&by_both, "south", "zeta"),
+        (&by_both, "south", "acme"),
+    ];
+    for (who, organization, source) in refused {
+        let hello = announcing(5, &["acme"]);
+        let mut gateway = Gateway::by(channel, &who.bearer(), hello).await;
+        // One that is not allowed spoils its batch: nothing of it is recorded.
+        let batch = vec![of("", "acme", 20), of(organization, source, 21)];
+        gateway.send(batch).await;
+        let status = gateway.end().await;
+        let what = format!("{organization} {source}");
+        assert_eq!(reason(&status), Reason::PermissionDenied, "{what}");
+        assert_eq!(metadata(&status, "source"), source);
+        assert!(status.message().contains(organization), "{status:?}");
+    }
     let after = world.state(&all_seeing).await;
     assert_eq!(without_spools(&after), without_spools(&before));
-    let mut gateway =
-        Gateway::by(channel, &by_organization.bearer(), announcing(6, &["acme"])).await;
-    assert_eq!(
-        gateway.deliver(vec![of("north", "acme", 22)]).await,
-        ["APPLIED"]
-    );
+    for (who, spool, organizations) in [(&by_source, 6, &[""][..]), (&by_both, 7, &["", "north"])] {
+        let mut gateway = Gateway::by(channel, &who.bearer(), announcing(spool, &["acme"])).await;
+        for (organization, number) in organizations.iter().zip(22..) {
+            let made = vec![of(organization, "acme", number + u64::from(spool))];
+            assert_eq!(gateway.deliver(made).await, ["APPLIED"], "{organization}");
+        }
+    }
+    world.stop().await;
+}
+
+/// Says hello and returns why that is refused.
+async fn refusal(channel: &Channel, who: &Who, hello: v1::IngestHello) -> Status {
+    let (to_store, mut from_store) = ingest_as(channel, &who.bearer()).await;
+    to_store.send(request(ToStore::Hello(hello))).await.unwrap();
+    soon("refusal", from_store.message()).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_gateway_of_some_sources_gives_the_log_no_new_epoch() {
+    let limited = Who::new("limited", &[Scope::Ingest], &["acme"], &[]);
+    let gateways = Who::new("gateways", &[Scope::Ingest], &["*"], &[]);
+    let reader = Who::new("reader", &[Scope::Read], &["acme"], &[]);
+    let world = World::start(&[&limited, &gateways, &reader]).await;
+    let channel = &world.server.channel;
+    let epoch = async || {
+        let path = "/passline.v1.PassService/GetLogInfo";
+        let answer = world.call(path, &reader.bearer(), vec![Bytes::new()]).await;
+        let log = v1::GetLogInfoResponse::decode(answer.messages[0].clone()).unwrap();
+        log.epoch
+    };
+    let before = epoch().await;
+    let lost = |spool| v1::IngestHello {
+        settled_sequence: 1_000,
+        oldest_sequence: 1,
+        ..announcing(spool, &["acme"])
+    };
+    for spool in [8, 9] {
+        let status = refusal(channel, &limited, lost(spool)).await;
+        assert_eq!(reason(&status), Reason::PermissionDenied);
+        assert!(status.message().contains("sources = "), "{status:?}");
+    }
+    let absurd = v1::IngestHello {
+        settled_sequence: u64::MAX,
+        ..announcing(8, &["acme"])
+    };
+    let status = refusal(channel, &limited, absurd).await;
+    assert_eq!(bad_fields(&status), ["hello.settled_sequence"]);
+    assert_eq!(epoch().await, before);
+    assert!(world.server.get("/readyz").await.contains(" 200 "));
+    // Whose word suffices is heard; the other goes on sending from then on.
+    Gateway::by(channel, &gateways.bearer(), lost(9)).await;
+    assert_ne!(epoch().await, before);
     world.stop().await;
 }
 
 #[tokio::test]
 async fn a_gateway_is_asked_to_decode_only_what_its_principal_may_see() {
     let admin = Who::new("admin", &[Scope::Admin], &["*"], &[]);
-    let northern = Who::new("northern", &[Scope::Ingest], &[], &["north"]);
+    let northern = Who::new("northern", &[Scope::Ingest], &["acme"], &["north"]);
     let world = World::start(&[&admin, &northern]).await;
-    // It says that it serves the other's source, too.
-    let hello = announcing(3, &["acme", "zeta"]);
+    let hello = announcing(3, &["acme"]);
     let mut gateway = Gateway::by(&world.server.channel, &northern.bearer(), hello).await;
     let replay = |number: u64| {
         let (channel, bearer) = (world.server.channel.clone(), admin.bearer());
@@ -228,8 +281,13 @@ async fn a_broken_principals_file_changes_nothing() {
         ..other.clone()
     };
     write(&world.principals, &[&other, &broken]);
-    // Longer than it takes a good one to be taken in.
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let server = &world.server;
+    eventually("the broken file is refused", || async move {
+        let metrics = server.get("/metrics").await;
+        let mut lines = metrics.lines();
+        lines.any(|line| line.starts_with("passline_config_reload_failed") && line.ends_with(" 1"))
+    })
+    .await;
     assert!(works(&one).await && !works(&other).await);
     write(&world.principals, &[&other]);
     eventually("the good file is taken in", || works(&other)).await;
