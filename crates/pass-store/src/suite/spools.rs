@@ -253,12 +253,18 @@ pub async fn a_spool_that_is_not_trusted_changes_no_epoch(store: Arc<dyn PassSto
     let after = store.log_info().await.expect("read");
     assert_eq!((after.head, after.spools.len()), (before.head, 2));
     let opened = store.spool_open(&untrusted(1, 1)).await.expect("opened");
-    assert_eq!((opened.committed_sequence, opened.epoch_changed), (1, false));
+    assert_eq!(
+        (opened.committed_sequence, opened.epoch_changed),
+        (1, false)
+    );
 
     let opened = store.spool_open(&settled(2, 9)).await.expect("opened");
     assert!(opened.epoch_changed);
     let opened = store.spool_open(&untrusted(1, 9)).await.expect("opened");
-    assert_eq!((opened.committed_sequence, opened.epoch_changed), (1, false));
+    assert_eq!(
+        (opened.committed_sequence, opened.epoch_changed),
+        (1, false)
+    );
 }
 
 /// An operator who rotates after a restore has done what the spools would have: their word of what the

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use pass_store::PostgresOptions;
+use serde::{Deserialize, Serialize};
 use service_kit::config::{Duration, Faults, SecretSource, Validate};
 
 /// Which database keeps the log.

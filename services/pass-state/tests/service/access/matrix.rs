@@ -179,7 +179,15 @@ async fn failures_take_no_place_from_others_on_their_connection() {
     let channel = world.server.channel.clone();
     let failing = tokio::spawn(together((0..200).map(move |_| {
         let channel = channel.clone();
-        async move { call(&channel, path, "Bearer plt_wrong", vec![bytes::Bytes::new()]).await }
+        async move {
+            call(
+                &channel,
+                path,
+                "Bearer plt_wrong",
+                vec![bytes::Bytes::new()],
+            )
+            .await
+        }
     })));
     let failures = world.failures();
     eventually("most of them are refused", || {
@@ -216,7 +224,10 @@ async fn what_is_left_open_to_other_machines_is_told() {
     let warnings = logged.with("open to other machines");
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings.iter().all(|line| line.contains(" WARN ")));
-    assert!(warnings[0].contains("PLAINTEXT, UNAUTHENTICATED"), "{warnings:?}");
+    assert!(
+        warnings[0].contains("PLAINTEXT, UNAUTHENTICATED"),
+        "{warnings:?}"
+    );
     assert!(warnings[1].contains("[admin.tls]"), "{warnings:?}");
 }
 
@@ -235,7 +246,12 @@ async fn the_log_names_who_lacks_which_scope_for_what() {
     world.stop().await;
     let lines = logged.with("WARN");
     assert!((1..20).contains(&lines.len()), "{lines:?}");
-    for part in ["principal=\"reader\"", "scope=\"consume\"", path, "refused=1"] {
+    for part in [
+        "principal=\"reader\"",
+        "scope=\"consume\"",
+        path,
+        "refused=1",
+    ] {
         assert!(lines[0].contains(part), "{part} in {lines:?}");
     }
 }
