@@ -274,6 +274,9 @@ impl Gateway {
         if config.http.tls.is_none() && !http.local_addr().ip().is_loopback() {
             tracing::warn!(http = %http.local_addr(), "callbacks are taken in without TLS: something in front must end it");
         }
+        if config.admin.tls.is_none() && !admin.local_addr().ip().is_loopback() {
+            tracing::warn!(admin = %admin.local_addr(), "the admin listener is open to other machines without TLS: let only probes and scrapers reach it, or set [admin.tls]");
+        }
         let sampling = telemetry::sampling();
         let readiness = Readiness::new(shutdown.clone());
         let spool_check = readiness.register("spool");
