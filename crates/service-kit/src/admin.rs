@@ -50,6 +50,8 @@ impl Validate for AdminConfig {
 pub fn limits() -> HttpLimits {
     HttpLimits {
         connections_max: 64,
+        connection_age_max: Duration::from_mins(1),
+        connection_grace: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(2),
         ..HttpLimits::default()
     }

@@ -5,7 +5,9 @@
 //!
 //! - **Connections** are accepted by [`GrpcListener`], which caps their number,
 //!   closes one that has not sent the HTTP/2 preface in time (tonic would hold
-//!   it for ever), and can cut all of them when a drain takes too long.
+//!   it for ever) or has had no call authorized in time
+//!   ([`GrpcListener::close_unauthorized_after`]), and can cut all of them when a
+//!   drain takes too long.
 //! - **Age**: [`server`] gives tonic only `connection_age_max`, at which it sends
 //!   GOAWAY; the cut after `connection_grace` happens in our socket. With both
 //!   settings tonic 0.14 skips the GOAWAY and only cuts.
@@ -59,8 +61,9 @@ pub struct GrpcLimits {
     pub keepalive_timeout: Duration,
     /// Age at which a connection gets GOAWAY, up to 24 h. Default 30 min.
     pub connection_age_max: Duration,
-    /// Time after `connection_age_max` until it is cut, up to 10 min.
-    /// Default 60 s.
+    /// Time after `connection_age_max` until it is cut, up to 10 min, if its
+    /// streams take no longer: pass-state gives them the time to reach their own
+    /// age. Default 60 s.
     pub connection_grace: Duration,
     /// Size of a request's headers, 4 KiB to 256 KiB. Default 16 KiB.
     pub header_bytes_max: ByteSize,
@@ -71,7 +74,7 @@ pub struct GrpcLimits {
     /// Default 128.
     pub error_resets_max: usize,
     /// Time for calls in flight once stopping has begun, up to 5 min.
-    /// Default 8 s: with the drain's delay a process ends within 10 s.
+    /// Default 8 s. It is one part of the time that a process takes to end.
     pub drain_timeout: Duration,
 }
 

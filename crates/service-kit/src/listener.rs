@@ -2,7 +2,7 @@
 //!
 //! | what | bound | what happens at it |
 //! |---|---|---|
-//! | connections | `connections_max` | no further accept; callers wait in the kernel's backlog |
+//! | connections | `connections_max` | no further accept; callers wait in the kernel's backlog, and idle connections make room |
 //! | a TLS handshake | its `handshake_timeout` | closed |
 //! | a request head | `header_read_timeout` from its first byte (from the accept or handshake for the first) | closed |
 //! | an idle connection | `keep_alive_idle` | closed |
@@ -30,8 +30,11 @@
 //!
 //! Over the connection limit the listener stops accepting instead of accepting
 //! and closing: a sender's connection then waits milliseconds, where a reset
-//! would cost a retry minutes later. Silent and idle connections free their
-//! place by the timeouts above, so the wait is bounded.
+//! would cost a retry minutes later. As long as no place is free, a connection
+//! may be silent for one second only, before its first request as between two
+//! (`listener/crowding.rs`). So nobody keeps others out by doing nothing; who does
+//! something keeps a place by it: `header_read_timeout` for a slow head, the
+//! service's time for a request, and up to the age for an answer that is not read.
 //!
 //! One small state per connection (head awaited, busy, idle; see
 //! `listener/watch.rs`) gives the current deadline, because hyper's own header timer
@@ -59,6 +62,7 @@ use crate::tls::TlsServer;
 
 mod body;
 mod connection;
+mod crowding;
 mod watch;
 
 pub use body::{BodyError, BodyTimeouts, read_body};
@@ -86,7 +90,7 @@ pub struct HttpLimits {
     /// Default 16 KiB.
     pub header_bytes_max: ByteSize,
     /// Time for requests in flight once stopping has begun, up to 5 min.
-    /// Default 8 s: with the drain's delay a process ends within 10 s.
+    /// Default 8 s. It is one part of the time that a process takes to end.
     pub drain_timeout: Duration,
     /// Time limits of [`read_body`].
     pub body: BodyTimeouts,
@@ -232,7 +236,7 @@ impl HttpListener {
         };
         let accepting = async {
             loop {
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                let Some(place) = connections.crowding.place(&places).await else {
                     return;
                 };
                 serve_one(accept::next(&listener).await, place);

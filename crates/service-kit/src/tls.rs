@@ -19,8 +19,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Duration, Faults, Validate};
+use crate::metrics::{KeyValue, Metrics};
 
 mod client;
+mod failures;
 pub(crate) mod local;
 mod material;
 mod peer;
@@ -137,6 +139,21 @@ pub fn server(
     config
         .map(|config| TlsServer::load(key, config, protocol))
         .transpose()
+}
+
+/// Shows how many handshakes failed at the listeners of a service that have TLS, each by its name.
+pub fn observe_handshakes(metrics: &Metrics, listeners: Vec<(&'static str, TlsServer)>) {
+    metrics.counters(
+        "passline.tls.handshakes_failed",
+        "{handshake}",
+        "Connections that ended before their TLS handshake did.",
+        move |seen| {
+            for (listener, tls) in &listeners {
+                let label = KeyValue::new("listener", *listener);
+                seen.observe(tls.handshakes_failed(), &[label]);
+            }
+        },
+    );
 }
 
 /// What both sides register for reloading.

@@ -470,6 +470,12 @@ impl Observer {
             .map(|(listener, tls)| (*listener, tls.expires()))
     }
 
+    /// The listeners with TLS, each by its name.
+    #[must_use]
+    pub fn tls_listeners(&self) -> &[(&'static str, TlsServer)] {
+        &self.certificates
+    }
+
     /// What came of taking in changed files.
     #[must_use]
     pub fn reload(&self) -> &ReloadStatus {

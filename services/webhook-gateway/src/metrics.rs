@@ -10,6 +10,7 @@ use opentelemetry::metrics::Histogram;
 use pass_spool::{SpoolHealth, SpoolStatus, SyncObserver};
 use service_kit::clock::Clock;
 use service_kit::metrics::{KeyValue, Metrics, flag};
+use service_kit::tls;
 
 use crate::books::Tally;
 use crate::config::AckMode;
@@ -84,6 +85,7 @@ pub(crate) fn observe(
 ) {
     let certificates = Arc::clone(observer);
     metrics.observe_certificates(move || certificates.certificates().collect::<Vec<_>>());
+    tls::observe_handshakes(metrics, observer.tls_listeners().to_vec());
     observe_requests(metrics, observer, in_flight);
     observe_sources(metrics, observer, clock);
     observe_spool(metrics, observer);

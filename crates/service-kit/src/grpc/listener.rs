@@ -6,7 +6,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use http::{Request, Response};
@@ -35,6 +37,7 @@ pub struct GrpcListener {
     local_addr: SocketAddr,
     limits: GrpcLimits,
     tls: Option<TlsServer>,
+    unauthorized_max: Option<Duration>,
 }
 
 impl GrpcListener {
@@ -50,6 +53,7 @@ impl GrpcListener {
             local_addr,
             limits,
             tls: None,
+            unauthorized_max: None,
         })
     }
 
@@ -58,6 +62,15 @@ impl GrpcListener {
     #[must_use]
     pub fn with_tls(mut self, tls: Option<TlsServer>) -> Self {
         self.tls = tls;
+        self
+    }
+
+    /// Cuts a connection that is this old, from its HTTP/2 preface on, unless somebody said by
+    /// [`Peer::authorize`] that a call on it may be made. Who answers pings and has no credential would hold
+    /// its place up to the age otherwise.
+    #[must_use]
+    pub fn close_unauthorized_after(mut self, age: Duration) -> Self {
+        self.unauthorized_max = Some(age);
         self
     }
 
@@ -127,6 +140,7 @@ impl GrpcListener {
             listener: Some(self.listener),
             limits: self.limits,
             tls: self.tls,
+            unauthorized_max: self.unauthorized_max,
             shutdown,
             closed,
             cut,
@@ -145,6 +159,7 @@ struct Accepting {
     listener: Option<TcpListener>,
     limits: GrpcLimits,
     tls: Option<TlsServer>,
+    unauthorized_max: Option<Duration>,
     places: Arc<Semaphore>,
     shutdown: Shutdown,
     closed: CancellationToken,
@@ -203,17 +218,20 @@ impl Accepting {
     fn shake_hands(&mut self, stream: TcpStream, addr: SocketAddr, place: OwnedSemaphorePermit) {
         let tls = self.tls.clone();
         let shutdown = self.shutdown.clone();
+        let anybody_may_stay = self.unauthorized_max.is_none();
         self.handshakes.spawn(async move {
-            match tls {
-                None => {
-                    let names = PeerNames::default();
-                    Some((Socket::Plain(stream), Peer { addr, names }, place))
-                }
+            let (socket, names) = match tls {
+                None => (Socket::Plain(stream), PeerNames::default()),
                 Some(tls) => tokio::select! {
-                    shaken = handshake(tls, stream, addr, place) => shaken,
-                    () = accept::silence_at_end(&shutdown) => None,
+                    shaken = tls.accept(stream, addr) => shaken?,
+                    () = accept::silence_at_end(&shutdown) => return None,
                 },
+            };
+            let peer = Peer::new(addr, names);
+            if anybody_may_stay {
+                peer.authorize();
             }
+            Some((socket, peer, place))
         });
     }
 
@@ -226,25 +244,10 @@ impl Accepting {
             linger: Linger::default(),
             preface_left: PREFACE_BYTES,
             deadline: Box::pin(sleep(limits.preface_timeout.get())),
+            unauthorized_max: self.unauthorized_max,
             end: Instant::now() + life,
             cut: Box::pin(self.cut.clone().cancelled_owned()),
             _place: place,
-        }
-    }
-}
-
-async fn handshake(
-    tls: TlsServer,
-    stream: TcpStream,
-    addr: SocketAddr,
-    place: OwnedSemaphorePermit,
-) -> Option<(Socket, Peer, OwnedSemaphorePermit)> {
-    match tls.accept(stream).await {
-        Ok((stream, names)) => Some((stream, Peer { addr, names }, place)),
-        Err(error) => {
-            // With TLS 1.3 the client may learn no more than that the connection ended.
-            tracing::info!(peer = %addr, error = %error, "TLS handshake failed");
-            None
         }
     }
 }
@@ -256,6 +259,29 @@ pub struct Peer {
     pub addr: SocketAddr,
     /// The names of the client's certificate.
     pub names: PeerNames,
+    /// Shared by all requests of the connection.
+    authorized: Arc<AtomicBool>,
+}
+
+impl Peer {
+    /// Makes the peer of a connection on which no call was authorized.
+    pub fn new(addr: SocketAddr, names: PeerNames) -> Self {
+        Self {
+            addr,
+            names,
+            authorized: Arc::default(),
+        }
+    }
+
+    /// Lets the connection live to its age; see [`GrpcListener::close_unauthorized_after`].
+    pub fn authorize(&self) {
+        self.authorized.store(true, Ordering::Relaxed);
+    }
+
+    /// Says whether it may.
+    pub fn is_authorized(&self) -> bool {
+        self.authorized.load(Ordering::Relaxed)
+    }
 }
 
 /// An accepted connection: a stream that fails when its time is up.
@@ -265,8 +291,9 @@ pub struct Connection {
     linger: Linger,
     /// Bytes of the preface that have not come yet.
     preface_left: usize,
-    /// Of the preface first, then of the whole connection.
+    /// Of the preface first, then of the first authorized call, then of the whole connection.
     deadline: Pin<Box<Sleep>>,
+    unauthorized_max: Option<Duration>,
     end: Instant,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     _place: OwnedSemaphorePermit,
@@ -279,8 +306,13 @@ impl Connection {
         if self.cut.as_mut().poll(cx).is_ready() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        if self.deadline.as_mut().poll(cx).is_ready() {
-            return Err(io::ErrorKind::TimedOut.into());
+        while self.deadline.as_mut().poll(cx).is_ready() {
+            let may_stay = self.preface_left == 0 && self.peer.is_authorized();
+            if !may_stay || self.end <= Instant::now() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let end = self.end;
+            self.deadline.as_mut().reset(end);
         }
         Ok(())
     }
@@ -315,8 +347,9 @@ impl AsyncRead for Connection {
             let came = buf.filled().len() - before;
             self.preface_left = self.preface_left.saturating_sub(came);
             if self.preface_left == 0 {
-                let end = self.end;
-                self.deadline.as_mut().reset(end);
+                let first = (self.unauthorized_max)
+                    .map_or(self.end, |age| self.end.min(Instant::now() + age));
+                self.deadline.as_mut().reset(first);
                 self.check(cx)?;
             }
         }

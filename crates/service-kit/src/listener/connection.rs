@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt as _};
 
+use super::crowding::{Crowding, SILENCE_WHEN_CROWDED};
 use super::watch::{Patience, Watch, WatchedStream};
 use super::{HttpLimits, PeerAddr};
 use crate::accept::{SILENCE_AT_END, silence_at_end};
@@ -39,6 +40,7 @@ pub(super) struct Settings {
     age_max: Duration,
     grace: Duration,
     tls: Option<TlsServer>,
+    pub(super) crowding: Arc<Crowding>,
 }
 
 /// The answer to a request whose handler panicked. The panic hook has printed
@@ -76,6 +78,7 @@ impl Settings {
             age_max: limits.connection_age_max.get(),
             grace: limits.connection_grace.get(),
             tls,
+            crowding: Arc::default(),
         }
     }
 
@@ -91,13 +94,7 @@ impl Settings {
             return Some(Stream::Plain(stream));
         };
         tokio::select! {
-            shaken = tls.accept(stream) => match shaken {
-                Ok((stream, _)) => Some(stream),
-                Err(error) => {
-                    tracing::debug!(peer = %peer.0, error = %error, "TLS handshake failed");
-                    None
-                }
-            },
+            shaken = tls.accept(stream, peer.0) => shaken.map(|(stream, _)| stream),
             () = silence_at_end(shutdown) => None,
             () = cut.cancelled() => None,
         }
@@ -154,6 +151,7 @@ impl Settings {
             let mut age = pin!(tokio::time::sleep(settings.age_max));
             let mut stopping = pin!(shutdown.stopping());
             let mut stopped = false;
+            let mut crowded = pin!(settings.crowding.begun());
             let mut cut = pin!(cut.cancelled());
             // When the connection is cut whatever it does.
             let mut end: Option<Instant> = None;
@@ -171,13 +169,19 @@ impl Settings {
                 }
                 // The listener's drain deadline cuts those that take too long.
                 stopped = stopped || stopping.as_mut().poll(cx).is_ready();
+                while crowded.as_mut().poll(cx).is_ready() {
+                    crowded.set(settings.crowding.begun());
+                }
+                let silence_max = if stopped {
+                    SILENCE_AT_END
+                } else if settings.crowding.is_now() {
+                    SILENCE_WHEN_CROWDED
+                } else {
+                    Duration::MAX
+                };
                 let patience = Patience {
                     head: settings.header_read_timeout,
-                    silence: if stopped {
-                        settings.keep_alive_idle.min(SILENCE_AT_END)
-                    } else {
-                        settings.keep_alive_idle
-                    },
+                    silence: settings.keep_alive_idle.min(silence_max),
                 };
                 loop {
                     if let Poll::Ready(result) = connection.as_mut().poll(cx) {

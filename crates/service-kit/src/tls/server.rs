@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -9,9 +10,10 @@ use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::failures::Failures;
 use super::{ClientAuth, PeerNames, Stream, TlsServerConfig, material};
 use crate::config::Faults;
 use crate::reload::{Refusal, Reload};
@@ -34,6 +36,7 @@ pub struct TlsServer {
     config: Arc<TlsServerConfig>,
     protocol: Protocol,
     state: Arc<RwLock<State>>,
+    failures: Arc<Failures>,
 }
 
 /// What handshakes begin with.
@@ -110,6 +113,7 @@ impl TlsServer {
             config: Arc::new(config.clone()),
             protocol,
             state: Arc::new(RwLock::new(state)),
+            failures: Arc::default(),
         })
     }
 
@@ -118,12 +122,25 @@ impl TlsServer {
         self.state().expires
     }
 
-    /// Shakes hands. Cancel safe in that nothing but the connection is lost.
-    ///
-    /// # Errors
-    /// The client shows no or a wrong certificate, speaks no TLS, goes away, or
-    /// takes longer than `handshake_timeout`.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<(Stream, PeerNames)> {
+    /// Returns how many handshakes failed since the start.
+    pub fn handshakes_failed(&self) -> u64 {
+        self.failures.count()
+    }
+
+    /// Shakes hands. `None`, counted and logged, if the client shows no or a wrong certificate, speaks no TLS,
+    /// goes away, or takes longer than `handshake_timeout`. Cancel safe in that nothing but the connection is lost.
+    pub(crate) async fn accept(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Option<(Stream, PeerNames)> {
+        let shaken = self.shake_hands(stream).await;
+        shaken
+            .inspect_err(|error| self.failures.add(&self.key, peer, error, Instant::now()))
+            .ok()
+    }
+
+    async fn shake_hands(&self, stream: TcpStream) -> io::Result<(Stream, PeerNames)> {
         let acceptor = TlsAcceptor::from(self.state().rustls);
         let shaking = acceptor.accept(stream);
         let stream = timeout(self.config.handshake_timeout.get(), shaking)

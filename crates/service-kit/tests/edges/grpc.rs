@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration as StdDuration, Instant};
 
 use axum::Router;
+use axum::extract::Extension;
 use axum::routing::post;
 use service_kit::admin::Readiness;
 use service_kit::config::{Duration, Faults, Validate as _};
 use service_kit::grpc::{
-    Channel, ChannelConfig, Credentials, GrpcLimits, GrpcListener, channel, follow_readiness,
+    Channel, ChannelConfig, Credentials, GrpcLimits, GrpcListener, Peer, channel, follow_readiness,
     server,
 };
 use service_kit::shutdown::{Phase, Shutdown};
@@ -63,6 +64,13 @@ impl Drop for Run {
 
 /// A server with health and one call, `/kit/Never`, whose answer never begins.
 async fn start(limits: GrpcLimits) -> Edge {
+    start_with(limits, |listener| listener).await
+}
+
+async fn start_with(
+    limits: GrpcLimits,
+    settings: impl FnOnce(GrpcListener) -> GrpcListener,
+) -> Edge {
     let shutdown = Shutdown::new();
     let readiness = Readiness::new(shutdown.clone());
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -72,7 +80,8 @@ async fn start(limits: GrpcLimits) -> Edge {
     let running = Arc::new(Running::default());
     let never = {
         let (arrived, running) = (Arc::clone(&arrived), Arc::clone(&running));
-        async move || {
+        async move |Extension(peer): Extension<Peer>| {
+            peer.authorize();
             let _run = Run::begin(&running);
             arrived.add_permits(1);
             std::future::pending::<()>().await;
@@ -82,6 +91,7 @@ async fn start(limits: GrpcLimits) -> Edge {
     let listener = GrpcListener::bind(([127, 0, 0, 1], 0).into(), limits.clone())
         .await
         .unwrap();
+    let listener = settings(listener);
     let addr = listener.local_addr();
     let router = server(&limits).add_routes(routes);
     Edge {
@@ -254,6 +264,31 @@ async fn an_old_connection_gets_notice_and_is_cut_after_its_grace() {
     assert!(end.is_err(), "{end:?}");
     assert!(began.elapsed() >= StdDuration::from_millis(950));
     check(&mut client).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_without_an_authorized_call_is_cut_early_and_one_with_it_is_not() {
+    let edge = start_with(GrpcLimits::default(), |listener| {
+        listener.close_unauthorized_after(StdDuration::from_secs(2))
+    })
+    .await;
+    let authorized = edge.channel();
+    tokio::spawn(never(authorized.clone()));
+    soon("arrival", edge.arrived.acquire())
+        .await
+        .unwrap()
+        .forget();
+    let mut streams = Vec::new();
+    for channel in [authorized, edge.channel()] {
+        let mut client = HealthClient::new(channel);
+        let mut watch = client.watch(about("")).await.unwrap().into_inner();
+        soon("status", watch.message()).await.unwrap().unwrap();
+        streams.push(watch);
+    }
+    let end = soon("cut", streams[1].message()).await;
+    assert!(end.is_err(), "{end:?}");
+    let alive = tokio::time::timeout(StdDuration::from_millis(100), streams[0].message()).await;
+    assert!(alive.is_err(), "the authorized one ended: {alive:?}");
 }
 
 #[tokio::test]

@@ -38,6 +38,9 @@ impl Probes {
         let limits = GrpcLimits {
             connections_max: 64,
             streams_max: 16,
+            // Probes connect anew each time; who is not one of them holds a place for no longer than this.
+            connection_age_max: Duration::from_secs(10),
+            connection_grace: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(1),
             ..GrpcLimits::default()
         };
