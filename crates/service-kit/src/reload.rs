@@ -195,10 +195,13 @@ impl Reloads {
         let mut occasion = Occasion::Start;
         let work = async {
             loop {
+                let mut settled = None;
                 if occasion == Occasion::Interval {
-                    self = self.settled().await;
+                    let digests;
+                    (self, digests) = self.settled().await;
+                    settled = Some(digests);
                 }
-                self = on_blocking_thread(move || self.look(occasion)).await;
+                self = on_blocking_thread(move || self.look(occasion, settled)).await;
                 occasion = tokio::select! {
                     () = sleep(interval) => Occasion::Interval,
                     () = received(&mut hangup) => Occasion::Hangup,
@@ -211,8 +214,8 @@ impl Reloads {
         }
     }
 
-    /// Waits until no file changes any more, if any did.
-    async fn settled(mut self) -> Self {
+    /// Waits until no file changes any more, if any did; what the files of each part held then.
+    async fn settled(mut self) -> (Self, Vec<Digest>) {
         let mut before: Vec<Digest> = self.parts.iter().map(|part| part.seen).collect();
         for _ in 0..SETTLE_LOOKS_MAX {
             let now: Vec<Digest>;
@@ -227,12 +230,16 @@ impl Reloads {
             before = now;
             sleep(SETTLE).await;
         }
-        self
+        (self, before)
     }
 
-    fn look(mut self, occasion: Occasion) -> Self {
-        for part in &mut self.parts {
-            part.look(occasion, &self.status);
+    /// Takes in what changed. Where the files have `settled`, what changed since is for the next look: it may be a
+    /// half of something.
+    fn look(mut self, occasion: Occasion, settled: Option<Vec<Digest>>) -> Self {
+        let now = |part: &Part| part.digest();
+        let digests = settled.unwrap_or_else(|| self.parts.iter().map(now).collect());
+        for (part, digest) in self.parts.iter_mut().zip(digests) {
+            part.look(occasion, digest, &self.status);
         }
         let failing = self.parts.iter().filter(|part| part.refusal.is_some());
         let failing = u64::try_from(failing.count()).unwrap_or(u64::MAX);
@@ -246,9 +253,8 @@ impl Part {
         Digest::of(&self.reload.files())
     }
 
-    fn look(&mut self, occasion: Occasion, status: &ReloadStatus) {
-        // Taken before the files are read: what changes meanwhile is seen next time.
-        let digest = self.digest();
+    /// `digest` was taken before: what changes from there on is seen next time.
+    fn look(&mut self, occasion: Occasion, digest: Digest, status: &ReloadStatus) {
         let changed = digest != self.seen;
         let asked = match occasion {
             Occasion::Start | Occasion::Hangup => true,

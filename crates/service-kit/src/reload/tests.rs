@@ -143,6 +143,29 @@ async fn a_broken_state_is_refused_once_and_mended_by_the_next_change() {
     assert_eq!((bench.status.ok(), bench.status.refused()), (1, 3));
 }
 
+/// Another half may be on its way.
+#[tokio::test]
+async fn what_changes_once_the_files_have_settled_waits_for_the_next_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("number");
+    fs::write(&file, "1").unwrap();
+    let applied: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let mut reloads = Reloads::new(&ReloadConfig::default());
+    let number = Number {
+        file: file.clone(),
+        applied: Arc::clone(&applied),
+    };
+    reloads.register("number", number);
+    let reloads = reloads.look(Occasion::Start, None);
+    let (reloads, settled) = reloads.settled().await;
+    fs::write(&file, "2").unwrap();
+    let reloads = reloads.look(Occasion::Interval, Some(settled));
+    assert_eq!(*applied.lock().unwrap(), [1]);
+    let (reloads, settled) = reloads.settled().await;
+    reloads.look(Occasion::Interval, Some(settled));
+    assert_eq!(*applied.lock().unwrap(), [1, 2]);
+}
+
 #[tokio::test]
 async fn a_hangup_looks_at_once() {
     let dir = tempfile::tempdir().unwrap();
