@@ -155,14 +155,13 @@ impl Validate for TelemetryConfig {
             );
         }
         if let Some(endpoint) = &self.otlp_endpoint
-            && !endpoint.starts_with("http://")
-            && !endpoint.starts_with("https://")
+            && let Err(problem) = otlp::check_endpoint(endpoint)
         {
             faults.invalid(
                 "otlp_endpoint",
-                "not the URI of a collector",
+                problem,
                 "http://host:port or https://host:port",
-                "write the scheme before the host",
+                "write nothing else; credentials belong in OTEL_EXPORTER_OTLP_HEADERS",
             );
         }
         if let Some(tls) = &self.tls {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use http::Uri;
 use http::uri::Scheme;
 use opentelemetry_otlp::{
     MetricExporter, SpanExporter, WithExportConfig as _, WithTonicConfig as _,
@@ -43,16 +44,36 @@ fn variable<'a>(variables: &'a [(String, String)], wanted: &str) -> Option<&'a s
         .map(|(_, value)| value.as_str())
 }
 
-fn endpoint(
-    config: &TelemetryConfig,
+/// Where a collector is, and the key or variable that says so.
+fn endpoint<'a>(
+    config: &'a TelemetryConfig,
     signal: Signal,
-    variables: &[(String, String)],
-) -> Option<String> {
-    config.otlp_endpoint.clone().or_else(|| {
-        variable(variables, signal.endpoint_variable())
-            .or_else(|| variable(variables, ENDPOINT))
-            .map(str::to_owned)
-    })
+    variables: &'a [(String, String)],
+) -> Option<(&'static str, &'a str)> {
+    let configured = config.otlp_endpoint.as_deref();
+    let set = |name| Some((name, variable(variables, name)?));
+    configured
+        .map(|endpoint| ("telemetry.otlp_endpoint", endpoint))
+        .or_else(|| set(signal.endpoint_variable()))
+        .or_else(|| set(ENDPOINT))
+}
+
+/// Whether this can be the endpoint of a collector.
+///
+/// # Errors
+/// What is wrong with it, without any of it: it may hold a password.
+pub(super) fn check_endpoint(endpoint: &str) -> Result<Uri, &'static str> {
+    let uri: Uri = endpoint.parse().map_err(|_| "is no URI")?;
+    if uri.scheme() != Some(&Scheme::HTTP) && uri.scheme() != Some(&Scheme::HTTPS) {
+        return Err("begins with neither http:// nor https://");
+    }
+    match uri.authority() {
+        Some(authority) if authority.as_str().contains('@') => {
+            Err("has a user, who would not be told to the collector")
+        }
+        Some(authority) if !authority.host().is_empty() => Ok(uri),
+        _ => Err("names no host"),
+    }
 }
 
 /// The time between two pushes of metrics: as configured; where that is the default, as the environment says,
@@ -78,14 +99,14 @@ pub(crate) type Exporter<E> = (E, Option<TlsClient>);
 /// Makes a channel that connects when it is first used.
 fn channel(
     config: &TelemetryConfig,
-    endpoint: String,
+    (key, endpoint): (&'static str, &str),
 ) -> Result<(Channel, Option<TlsClient>), String> {
     if tokio::runtime::Handle::try_current().is_err() {
         return Err("telemetry was not initialised within a tokio runtime".to_owned());
     }
-    let text = |error: &dyn std::fmt::Display| format!("endpoint {endpoint}: {error}");
-    let target = Endpoint::from_shared(endpoint.clone())
-        .map_err(|error| text(&error))?
+    let refuse = |problem| format!("the endpoint in {key} {problem}");
+    let uri = check_endpoint(endpoint).map_err(refuse)?;
+    let target = Endpoint::from(uri)
         .timeout(config.export_timeout.get())
         .connect_timeout(config.export_timeout.get());
     let (connector, tls) = if target.uri().scheme() == Some(&Scheme::HTTPS) {
@@ -95,7 +116,7 @@ fn channel(
         let host = target.uri().host().unwrap_or_default();
         let connector = tls
             .connector(host)
-            .ok_or_else(|| text(&"its host is no name that a certificate can have"))?;
+            .ok_or_else(|| refuse("has a host that no certificate can name"))?;
         (connector, Some(tls))
     } else {
         (Connector::plaintext(), None)
@@ -142,6 +163,7 @@ pub(crate) fn metric_exporter(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Faults, Validate as _};
 
     fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         pairs
@@ -158,20 +180,45 @@ mod tests {
         ]);
         let mut config = TelemetryConfig::default();
         assert_eq!(endpoint(&config, Signal::Traces, &[]), None);
-        let found = |config: &TelemetryConfig, signal| endpoint(config, signal, &set);
         assert_eq!(
-            found(&config, Signal::Traces).as_deref(),
-            Some("http://a:4317")
+            endpoint(&config, Signal::Traces, &set),
+            Some((Signal::Traces.endpoint_variable(), "http://a:4317"))
         );
         assert_eq!(
-            found(&config, Signal::Metrics).as_deref(),
-            Some("http://b:4317")
+            endpoint(&config, Signal::Metrics, &set),
+            Some((ENDPOINT, "http://b:4317"))
         );
         config.otlp_endpoint = Some("http://c:4317".to_owned());
         assert_eq!(
-            found(&config, Signal::Metrics).as_deref(),
-            Some("http://c:4317")
+            endpoint(&config, Signal::Metrics, &set),
+            Some(("telemetry.otlp_endpoint", "http://c:4317"))
         );
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_refused_is_named_by_where_it_stands_and_not_shown() {
+        let bad = [
+            "http://u:PASSWORD@bad host:4317",
+            "http://u:PASSWORD@host:4317",
+            "ftp://u:PASSWORD@host:4317",
+            "u:PASSWORD@host:4317",
+            "//PASSWORD",
+        ];
+        for text in bad {
+            let mut config = TelemetryConfig::default();
+            let set = variables(&[(ENDPOINT, text)]);
+            let by_variable = metric_exporter(&config, &set).unwrap_err();
+            assert!(by_variable.contains(ENDPOINT), "{by_variable}");
+            config.otlp_endpoint = Some(text.to_owned());
+            let by_file = span_exporter(&config, &[]).unwrap_err();
+            assert!(by_file.contains("telemetry.otlp_endpoint"), "{by_file}");
+            let mut faults = Faults::default();
+            config.validate(&mut faults);
+            assert_eq!(faults.len(), 1, "{text}");
+            let told = format!("{by_variable} {by_file} {faults}");
+            assert!(!told.contains("PASSWORD"), "{told}");
+        }
+        assert!(check_endpoint("https://[::1]:4317/").is_ok());
     }
 
     #[test]

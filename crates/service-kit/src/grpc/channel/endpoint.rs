@@ -67,7 +67,11 @@ struct Parsed {
 impl Parsed {
     fn parse(text: &str) -> Result<Self, EndpointError> {
         let refuse = || EndpointError::Malformed {
-            endpoint: text.to_owned(),
+            // A user before the host, who has no meaning here, may come with a password.
+            endpoint: match text.rsplit_once('@') {
+                Some((_, host)) => format!("…@{host}"),
+                None => text.to_owned(),
+            },
         };
         let endpoint = Endpoint::from_shared(text.to_owned()).map_err(|_| refuse())?;
         let uri = endpoint.uri();
