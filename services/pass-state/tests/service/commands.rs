@@ -207,10 +207,7 @@ async fn a_database_that_falls_silent_keeps_no_process_from_ending_in_time() {
         ("PASS_STATE__GRPC__LIMITS__DRAIN_TIMEOUT", "1s".to_owned()),
         ("PASS_STATE__TELEMETRY__EXPORT_TIMEOUT", "1s".to_owned()),
         // A transaction may wait for longer than the end may take.
-        (
-            "PASS_STATE__STORE__POSTGRES__LOCK_TIMEOUT",
-            "1m".to_owned(),
-        ),
+        ("PASS_STATE__STORE__POSTGRES__LOCK_TIMEOUT", "1m".to_owned()),
     ];
     let mut process = serve(dir.path(), &url, &env);
     let healthcheck = |file: &Path| {
