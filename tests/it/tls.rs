@@ -120,9 +120,9 @@ async fn authority_and_all_certificates_are_rotated_under_load_without_one_faile
     fleet.wait_for_stored(200, LIMIT).await.unwrap();
     streams(&fleet, 2).await;
 
-    let of_the_hop = ["grpc.tls", "pass_state"];
+    let of_the_hop = ["grpc.tls", "pass_state.tls"];
     reloaded(&fleet, &of_the_hop, || pki.trust(&[&old, &new]).unwrap()).await;
-    let everywhere = ["grpc.tls", "pass_state", "http.tls"];
+    let everywhere = ["grpc.tls", "pass_state.tls", "http.tls"];
     reloaded(&fleet, &everywhere, || pki.issue(&new).unwrap()).await;
     streams(&fleet, 2).await;
     reloaded(&fleet, &of_the_hop, || pki.trust(&[&new]).unwrap()).await;
@@ -148,7 +148,7 @@ async fn who_shows_no_certificate_or_a_strangers_is_refused_and_the_gateway_keep
     assert!(!answers(&fleet, &pki, None).await);
 
     // A pair that fits, so the gateway takes it; pass-state does not.
-    reloaded(&fleet, &["pass_state"], || {
+    reloaded(&fleet, &["pass_state.tls"], || {
         pki.issue_one("gateway", &stranger).unwrap();
     })
     .await;

@@ -34,7 +34,7 @@ mod channel;
 mod listener;
 
 pub use channel::{
-    Channel, ChannelConfig, Credentials, EndpointError, Endpoints, Resolve, SystemResolver,
+    Channel, ChannelConfig, Credentials, EndpointError, Endpoints, Resolve, SystemResolver, Token,
     TokenSource, channel,
 };
 pub use listener::{Connection, GrpcListener, Peer};

@@ -16,7 +16,7 @@ use service_kit::metrics::Metrics;
 use service_kit::reload::{Reload as _, ReloadStatus, Reloads};
 use service_kit::shutdown::Shutdown;
 use service_kit::telemetry;
-use service_kit::tls::{self, Protocol, TlsServer};
+use service_kit::tls::{self, Protocol, TlsClient, TlsServer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -161,8 +161,14 @@ impl Gateway {
         }
         let credentials =
             Credentials::load("pass_state", &config.pass_state, &env).map_err(BuildError::Tls)?;
-        if !credentials.files().is_empty() {
-            reloads.register("pass_state", credentials.clone());
+        let client_tls = credentials.tls();
+        if let Some(tls) = client_tls.clone() {
+            reloads.register("pass_state.tls", tls);
+        }
+        if let Some(token) = credentials.token()
+            && !token.files().is_empty()
+        {
+            reloads.register("pass_state.token", token);
         }
         let channel = grpc::channel(&config.pass_state, &credentials)?;
         let metrics = Metrics::new(&config.telemetry, VERSION);
@@ -209,6 +215,7 @@ impl Gateway {
             forward: forward.subscribe(),
             reload: reloads.status(),
             certificates,
+            client_tls,
         });
         Ok(Self {
             config,
@@ -425,6 +432,7 @@ pub struct Observer {
     forward: watch::Receiver<ForwardStatus>,
     reload: Arc<ReloadStatus>,
     certificates: Vec<(&'static str, TlsServer)>,
+    client_tls: Option<TlsClient>,
 }
 
 impl Observer {
@@ -463,11 +471,14 @@ impl Observer {
         self.forward.borrow().clone()
     }
 
-    /// When the certificates of the listeners with TLS expire: the listener's name and Unix seconds.
+    /// When the certificates expire, in Unix seconds: those of the listeners with TLS, each by its name, and
+    /// `pass_state`, our own as a client, if we have one.
     pub fn certificates(&self) -> impl Iterator<Item = (&'static str, i64)> {
+        let own = self.client_tls.as_ref().and_then(TlsClient::expires);
         self.certificates
             .iter()
             .map(|(listener, tls)| (*listener, tls.expires()))
+            .chain(own.map(|expires| ("pass_state", expires)))
     }
 
     /// The listeners with TLS, each by its name.

@@ -54,7 +54,7 @@ mod lent;
 mod replica;
 mod upkeep;
 
-pub use credentials::{Credentials, TokenSource};
+pub use credentials::{Credentials, Token, TokenSource};
 pub use endpoint::{EndpointError, Endpoints};
 pub use upkeep::{Resolve, SystemResolver};
 

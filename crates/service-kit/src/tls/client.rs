@@ -38,6 +38,8 @@ pub struct TlsClient {
 #[derive(Clone)]
 pub(super) struct State {
     rustls: Arc<ClientConfig>,
+    /// Of our own certificate, if there is one.
+    expires: Option<i64>,
 }
 
 impl State {
@@ -69,6 +71,7 @@ impl State {
             .with_safe_default_protocol_versions()
             .expect("the provider has suites for TLS 1.2 and 1.3")
             .with_root_certificates(roots?);
+        let expires = identity.as_ref().map(|identity| identity.expires);
         let mut rustls = match identity {
             Some(identity) => {
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.key)))
@@ -78,6 +81,7 @@ impl State {
         rustls.alpn_protocols = vec![b"h2".to_vec()];
         Some(Self {
             rustls: Arc::new(rustls),
+            expires,
         })
     }
 }
@@ -118,6 +122,11 @@ impl TlsClient {
         })
     }
 
+    /// Returns when the first certificate of our own chain expires, in Unix seconds; `None` if there is none.
+    pub fn expires(&self) -> Option<i64> {
+        self.state().expires
+    }
+
     /// Makes a connector whose servers must prove to be `host`, or the configured
     /// `server_name`. `None` if neither is a name that a certificate can have.
     pub fn connector(&self, host: &str) -> Option<Connector> {
@@ -151,8 +160,14 @@ impl TlsClient {
     }
 
     fn rustls(&self) -> Arc<ClientConfig> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&state.rustls)
+        self.state().rustls
+    }
+
+    fn state(&self) -> State {
+        self.state
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 

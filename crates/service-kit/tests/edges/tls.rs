@@ -261,7 +261,7 @@ async fn a_client_takes_its_new_certificate_and_authority_at_the_next_connection
     let edge = start(&pki.mutual()).await;
     let stranger = TestCa::new("second").unwrap();
     let config = edge.config(pki.client_with(&stranger.issue(&["a.test"]).unwrap()));
-    let mut credentials = Credentials::load("pass_state", &config, &[]).unwrap();
+    let credentials = Credentials::load("pass_state", &config, &[]).unwrap();
     let channel = channel(&config, &credentials).unwrap();
     refused(&channel).await;
     pki.ca
@@ -270,7 +270,7 @@ async fn a_client_takes_its_new_certificate_and_authority_at_the_next_connection
         .write(pki.path(), "client")
         .unwrap();
     refused(&channel).await;
-    credentials.try_apply().unwrap();
+    credentials.tls().unwrap().try_apply().unwrap();
     assert_eq!(ask(&channel).await.unwrap(), "b.test");
 }
 
@@ -345,14 +345,16 @@ async fn every_call_carries_the_token_and_a_reload_changes_it() {
         token: Some(TokenSource::File(file.clone())),
         ..edge.config(pki.client())
     };
-    let mut credentials = Credentials::load("pass_state", &config, &[]).unwrap();
+    let credentials = Credentials::load("pass_state", &config, &[]).unwrap();
+    let mut token = credentials.token().unwrap();
     assert!(!format!("{credentials:?}").contains("plt_"));
-    assert!(credentials.files().contains(&file));
+    assert_eq!(token.files(), std::slice::from_ref(&file));
+    assert!(!credentials.tls().unwrap().files().contains(&file));
     let channel = channel(&config, &credentials).unwrap();
     ask(&channel).await.unwrap();
     for (text, good) in [("two words", false), ("", false), ("plt_second", true)] {
         replace(&file, text).unwrap();
-        let applied = credentials.try_apply();
+        let applied = token.try_apply();
         assert_eq!(applied.is_ok(), good, "{text:?}");
         if let Err(refusal) = applied {
             let refusal = refusal.to_string();

@@ -28,15 +28,17 @@ pub enum TokenSource {
 }
 
 /// What a channel trusts and shows. Clones share the state, and with it what is
-/// reloaded: TLS for connections from then on, the token for calls.
+/// reloaded: TLS for connections from then on, the token for calls. Each is a part
+/// by itself, so that one that is broken holds up no change of the other.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     pub(super) tls: Option<TlsClient>,
     token: Option<Token>,
 }
 
+/// The token of a channel's calls; clones share it.
 #[derive(Clone, Debug)]
-struct Token {
+pub struct Token {
     /// Where it stands in the configuration.
     key: Arc<str>,
     source: Arc<TokenSource>,
@@ -84,6 +86,16 @@ impl Credentials {
         Ok(Self { tls, token })
     }
 
+    /// Returns the TLS, to be reloaded, if endpoints have it.
+    pub fn tls(&self) -> Option<TlsClient> {
+        self.tls.clone()
+    }
+
+    /// Returns the token, to be reloaded, if there is one.
+    pub fn token(&self) -> Option<Token> {
+        self.token.clone()
+    }
+
     /// Adds the token to a call's headers.
     pub(super) fn authorize(&self, headers: &mut HeaderMap) {
         if let Some(token) = &self.token {
@@ -93,29 +105,17 @@ impl Credentials {
     }
 }
 
-impl Reload for Credentials {
+impl Reload for Token {
     fn files(&self) -> Vec<PathBuf> {
-        let mut files = self.tls.as_ref().map(Reload::files).unwrap_or_default();
-        if let Some(token) = &self.token
-            && let TokenSource::File(file) = &*token.source
-        {
-            files.push(file.clone());
+        match &*self.source {
+            TokenSource::File(file) => vec![file.clone()],
+            TokenSource::Env(_) => Vec::new(),
         }
-        files
     }
 
     fn try_apply(&mut self) -> Result<(), Refusal> {
-        let token = match &self.token {
-            Some(token) => Some((token, read(&token.key, &token.source, &token.env)?)),
-            None => None,
-        };
-        // The last that can fail; it changes nothing if it does.
-        if let Some(tls) = &mut self.tls {
-            tls.try_apply()?;
-        }
-        if let Some((token, new)) = token {
-            *token.value.write().unwrap_or_else(PoisonError::into_inner) = new;
-        }
+        let new = read(&self.key, &self.source, &self.env)?;
+        *self.value.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
 }
