@@ -12,6 +12,7 @@ use tonic::Code;
 
 use super::soon;
 
+mod goodbye;
 mod names;
 mod replica;
 
@@ -20,7 +21,7 @@ use replica::{Replica, call, call_in_vain, open};
 /// Long enough that it never comes during a test.
 const NEVER: Duration = Duration::from_secs(60);
 /// Far below `PATIENCE` and the time to connect: an answer, or an error at once.
-const QUICK: StdDuration = StdDuration::from_secs(1);
+const QUICK: StdDuration = StdDuration::from_secs(3);
 
 fn config() -> ChannelConfig {
     ChannelConfig {
@@ -166,6 +167,33 @@ async fn a_server_that_ends_in_order_fails_no_call() {
     for caller in callers {
         assert!(caller.await.unwrap() > 10);
     }
+}
+
+/// The server has its message by then, and says that it did not look at it.
+#[tokio::test]
+async fn a_call_that_the_servers_good_bye_leaves_out_is_made_again() {
+    let leaves = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let [takes] = start().await;
+    // So the other one is asked first.
+    takes.serving(false).await;
+    let endpoint = [
+        format!("http://{}", leaves.local_addr().unwrap()),
+        takes.uri(),
+    ];
+    let channel = channel(
+        &ChannelConfig {
+            endpoint: endpoint.into_iter().collect(),
+            health_interval: NEVER,
+            health_timeout: Duration::from_secs(5),
+            ..config()
+        },
+        &Credentials::default(),
+    )
+    .unwrap();
+    let leaving = tokio::spawn(goodbye::leave_out_one_call(leaves));
+    let answer = soon("answer", call(&channel)).await;
+    assert_eq!(answer, Ok(takes.name()));
+    assert!(soon("good-bye", leaving).await.unwrap() > 0, "no message");
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::soon;
 
-mod abuse;
+pub(crate) mod abuse;
 
 const SERVICE: &str = "kit.v1.Example";
 
@@ -240,7 +240,7 @@ async fn an_idle_server_stops_at_once() {
 async fn an_old_connection_gets_notice_and_is_cut_after_its_grace() {
     let edge = start(GrpcLimits {
         connection_age_max: Duration::from_millis(300),
-        connection_grace: Duration::from_millis(700),
+        connection_grace: Duration::from_secs(3),
         ..GrpcLimits::default()
     })
     .await;
@@ -248,21 +248,17 @@ async fn an_old_connection_gets_notice_and_is_cut_after_its_grace() {
     let mut client = edge.health();
     let mut watch = client.watch(about("")).await.unwrap().into_inner();
     soon("status", watch.message()).await.unwrap().unwrap();
-    // After the notice the same channel opens a new connection for new calls
-    // (tonic's client fails the one call that meets the notice), while the old
-    // one still carries its stream.
+    // After the notice the same channel opens a new connection for new calls,
+    // while the old one still carries its stream.
     tokio::time::sleep(StdDuration::from_millis(500)).await;
-    if let Err(status) = check(&mut client).await {
-        assert_eq!(status.code(), Code::Cancelled, "{status}");
-        check(&mut client).await.unwrap();
-    }
+    check(&mut client).await.unwrap();
     assert!(
-        began.elapsed() < StdDuration::from_millis(950),
+        began.elapsed() < StdDuration::from_millis(3_250),
         "too slow to tell"
     );
     let end = soon("cut", watch.message()).await;
     assert!(end.is_err(), "{end:?}");
-    assert!(began.elapsed() >= StdDuration::from_millis(950));
+    assert!(began.elapsed() >= StdDuration::from_millis(3_250));
     check(&mut client).await.unwrap();
 }
 

@@ -8,6 +8,7 @@
 
 mod access;
 mod commands;
+mod compression;
 mod database;
 mod deliveries;
 mod faulty;

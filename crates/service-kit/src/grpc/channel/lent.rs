@@ -178,13 +178,6 @@ mod tests {
         frame.unwrap().unwrap().into_data().unwrap()
     }
 
-    /// What hyper says of a call that the server's good-bye leaves out.
-    fn refused() -> h2::Error {
-        // The only one of its kind that can be made from outside is local; see `a_server_that_ends_in_order_fails_no_call`
-        // for the real one.
-        h2::Error::from(h2::Reason::NO_ERROR)
-    }
-
     fn broken() -> std::io::Error {
         std::io::ErrorKind::BrokenPipe.into()
     }
@@ -200,9 +193,12 @@ mod tests {
         assert_eq!(frame(&mut lent).await, "mmmmmmm");
     }
 
+    /// Where the server said that it did not look at the call it does: no such error can be made here, see
+    /// `a_call_that_the_servers_good_bye_leaves_out_is_made_again` of the edges.
     #[tokio::test]
-    async fn a_body_of_which_anything_was_taken_comes_back_only_where_the_server_said_so() {
-        for error in [&broken() as &(dyn StdError + 'static), &refused()] {
+    async fn a_body_of_which_anything_was_taken_does_not_come_back_after_any_other_error() {
+        let ours = h2::Error::from(h2::Reason::NO_ERROR);
+        for error in [&broken() as &(dyn StdError + 'static), &ours] {
             let (_, mut lent, back) = lend(request(full(7)));
             frame(&mut lent).await;
             drop(lent);

@@ -6,21 +6,23 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::*;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(crate) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub(crate) const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
+/// After which nothing more is expected, of a machine that is busy too.
+const SILENCE: StdDuration = StdDuration::from_secs(5);
 /// How many times an abuse is repeated; far over every limit.
 const MANY: u32 = 10_000;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut bytes = length[1..].to_vec();
     bytes.extend([kind, flags]);
@@ -80,9 +82,9 @@ impl Attacker {
         attacker
     }
 
-    /// Sends as much as the server takes within a second; false if it takes no more.
+    /// Sends as much as the server takes within five seconds; false if it takes no more.
     async fn send(&mut self, bytes: &[u8]) -> bool {
-        let sent = tokio::time::timeout(StdDuration::from_secs(1), self.writer.write_all(bytes));
+        let sent = tokio::time::timeout(SILENCE, self.writer.write_all(bytes));
         matches!(sent.await, Ok(Ok(())))
     }
 
@@ -99,7 +101,7 @@ impl Attacker {
     }
 }
 
-/// Reads frames until the end, or until nothing came for a second.
+/// Reads frames until the end, or until nothing came for five seconds.
 async fn read(mut reader: OwnedReadHalf) -> Seen {
     let mut seen = Seen::default();
     let mut head = [0; 9];
@@ -111,7 +113,7 @@ async fn read(mut reader: OwnedReadHalf) -> Seen {
             reader.read_exact(&mut payload).await?;
             std::io::Result::Ok(payload)
         };
-        match tokio::time::timeout(StdDuration::from_secs(1), step).await {
+        match tokio::time::timeout(SILENCE, step).await {
             Err(_) => return seen,
             Ok(Err(_)) => {
                 seen.closed = true;
@@ -216,8 +218,22 @@ async fn empty_frames_of_data_end_the_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_head_that_unpacks_to_more_than_the_limit_is_refused() {
     let edge = start(GrpcLimits::default()).await;
+    // Three of them are within the limit.
+    let mut attacker = Attacker::new(&edge).await;
+    let within = frame(HEADERS, END_HEADERS | END_STREAM, 1, &unpacking(2));
+    assert!(attacker.send(&within).await);
+    soon("arrival", edge.arrived.acquire())
+        .await
+        .unwrap()
+        .forget();
+    let over = frame(HEADERS, END_HEADERS | END_STREAM, 1, &unpacking(1_000));
+    let seen = attack(&edge, over).await;
+    assert_eq!(edge.arrived.available_permits(), 0, "{seen:?}");
+}
+
+/// A call with a header of 3,000 bytes that goes into the table, and so many references of one byte to it.
+fn unpacking(references: usize) -> Vec<u8> {
     let mut block = call();
-    // A header of 3,000 bytes into the table, then a thousand times a reference of one byte to it.
     block.extend([0x40, 0x01, b'a', 0x7f]);
     let mut rest = 3_000 - 127;
     while rest >= 128 {
@@ -226,9 +242,8 @@ async fn a_head_that_unpacks_to_more_than_the_limit_is_refused() {
     }
     block.push(u8::try_from(rest).unwrap());
     block.extend(vec![b'x'; 3_000]);
-    block.extend(vec![0xbe; 1_000]);
-    let seen = attack(&edge, frame(HEADERS, END_HEADERS | END_STREAM, 1, &block)).await;
-    assert_eq!(edge.arrived.available_permits(), 0, "{seen:?}");
+    block.extend(vec![0xbe; references]);
+    block
 }
 
 /// The protocol asks for an answer to each; one who reads none gets no further.
