@@ -220,7 +220,7 @@ pub struct Head {
     pub position: Position,
     /// [`Cursor::digest_of`] the last event; 0 if there is none.
     pub digest: u64,
-    /// When the last event was recorded.
+    /// Record time of the last transaction, which may have recorded no event.
     pub record_time: Timestamp,
 }
 

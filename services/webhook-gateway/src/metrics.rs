@@ -12,8 +12,8 @@ use service_kit::clock::Clock;
 use service_kit::metrics::{KeyValue, Metrics, flag};
 use service_kit::tls;
 
-use crate::books::Tally;
-use crate::config::AckMode;
+use crate::books::{BooksPage, Tally};
+use crate::config::{AckMode, SOURCES_MAX};
 use crate::forward::ForwardStatus;
 use crate::gateway::Observer;
 use crate::http::in_flight::InFlight;
@@ -28,6 +28,8 @@ const SYNC_SECONDS: [f64; 15] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0, 5.0,
 ];
+/// Label sets of what is shown by source: more than all sources that may be configured at once need, with every reason.
+const LABEL_SETS_MAX: usize = (SOURCES_MAX + 1) * Tally::ALL.len();
 /// What is shown of a source before it happened, so that its first time is seen as a change.
 const SHOWN_FROM_THE_START: [Tally; 2] = [Tally::Stored, Tally::Quarantined];
 
@@ -86,20 +88,33 @@ pub(crate) fn observe(
     let certificates = Arc::clone(observer);
     metrics.observe_certificates(move || certificates.certificates().collect::<Vec<_>>());
     tls::observe_handshakes(metrics, observer.tls_listeners().to_vec());
-    observe_requests(metrics, observer, in_flight);
-    observe_sources(metrics, observer, clock);
+    let seen = Arc::clone(observer);
+    observe_books(metrics, move || seen.books().snapshot());
+    observe_in_flight(metrics, in_flight);
+    observe_silence(metrics, observer, clock);
     observe_spool(metrics, observer);
     observe_forward(metrics, observer);
 }
 
-fn observe_requests(metrics: &Metrics, observer: &Arc<Observer>, in_flight: Arc<InFlight>) {
-    let seen = Arc::clone(observer);
+fn observe_books(
+    metrics: &Metrics,
+    pages: impl Fn() -> Vec<BooksPage> + Clone + Send + Sync + 'static,
+) {
+    for name in [
+        "passline.deliveries",
+        "passline.facts",
+        "passline.committed_deliveries",
+        "passline.source.last_delivery_timestamp",
+    ] {
+        metrics.label_sets_max(name, LABEL_SETS_MAX);
+    }
+    let snapshot = pages.clone();
     metrics.counters(
         "passline.deliveries",
         "{delivery}",
         "Requests by source and how they ended.",
         move |shown| {
-            for page in seen.books().snapshot() {
+            for page in snapshot() {
                 for tally in Tally::ALL {
                     let Some(outcome) = tally.outcome() else {
                         continue;
@@ -119,26 +134,26 @@ fn observe_requests(metrics: &Metrics, observer: &Arc<Observer>, in_flight: Arc<
             }
         },
     );
-    let seen = Arc::clone(observer);
+    let snapshot = pages.clone();
     metrics.counters(
         "passline.facts",
         "{fact}",
         "Facts in deliveries that were answered 200.",
         move |shown| {
-            for page in seen.books().snapshot() {
+            for page in snapshot() {
                 if !page.source.is_empty() {
                     shown.observe(page.facts, &[KeyValue::new("source", page.source)]);
                 }
             }
         },
     );
-    let seen = Arc::clone(observer);
+    let snapshot = pages.clone();
     metrics.counters(
         "passline.committed_deliveries",
         "{delivery}",
         "Forwarded deliveries by what pass-state said of them.",
         move |shown| {
-            for page in seen.books().snapshot() {
+            for page in snapshot() {
                 for tally in Tally::ALL {
                     if let Some(outcome) = tally.name().strip_prefix("committed_")
                         && page.get(tally) > 0
@@ -153,6 +168,22 @@ fn observe_requests(metrics: &Metrics, observer: &Arc<Observer>, in_flight: Arc<
             }
         },
     );
+    metrics.gauges(
+        "passline.source.last_delivery_timestamp",
+        "s",
+        "Receive time of a source's last delivery that was answered 200, Unix time.",
+        move |shown| {
+            for page in pages() {
+                if let Some(delivered) = page.delivered {
+                    let labels = [KeyValue::new("source", page.source)];
+                    shown.observe(unix_seconds(delivered), &labels);
+                }
+            }
+        },
+    );
+}
+
+fn observe_in_flight(metrics: &Metrics, in_flight: Arc<InFlight>) {
     let requests = Arc::clone(&in_flight);
     metrics.gauge(
         "passline.requests_in_flight",
@@ -168,35 +199,21 @@ fn observe_requests(metrics: &Metrics, observer: &Arc<Observer>, in_flight: Arc<
     );
 }
 
-fn observe_sources(metrics: &Metrics, observer: &Arc<Observer>, clock: Arc<dyn Clock>) {
+fn observe_silence(metrics: &Metrics, observer: &Arc<Observer>, clock: Arc<dyn Clock>) {
     let seen = Arc::clone(observer);
-    metrics.gauges(
-        "passline.source.last_delivery_timestamp",
-        "s",
-        "Receive time of a source's last delivery that was answered 200, Unix time.",
-        move |shown| {
-            for page in seen.books().snapshot() {
-                if let Some(delivered) = page.delivered {
-                    let labels = [KeyValue::new("source", page.source)];
-                    shown.observe(unix_seconds(delivered), &labels);
-                }
-            }
-        },
-    );
-    let seen = Arc::clone(observer);
-    let start = clock.now();
     metrics.gauges(
         "passline.source.silence",
         "s",
-        "Time since then, or since the start if there was none.",
+        "Time since then, or since the source was configured if that is later.",
         move |shown| {
             let now = unix_seconds(clock.now());
-            for page in seen.books().snapshot() {
-                if !page.source.is_empty() {
-                    let since = unix_seconds(page.delivered.unwrap_or(start));
-                    let labels = [KeyValue::new("source", page.source)];
-                    shown.observe((now - since).max(0.0), &labels);
-                }
+            let pages = seen.books().snapshot();
+            for entry in seen.policy().iter() {
+                let delivered = pages.get(entry.page()).and_then(|page| page.delivered);
+                let silence = delivered.map_or(f64::INFINITY, |time| now - unix_seconds(time));
+                let silence = silence.clamp(0.0, entry.age().as_secs_f64());
+                let labels = [KeyValue::new("source", entry.source.name().to_owned())];
+                shown.observe(silence, &labels);
             }
         },
     );
@@ -357,4 +374,39 @@ fn observe_forward(metrics: &Metrics, observer: &Arc<Observer>) {
 
 fn unix_seconds(time: Timestamp) -> f64 {
     time.as_millisecond() as f64 / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use service_kit::admin::Version;
+    use service_kit::telemetry::TelemetryConfig;
+
+    use super::*;
+    use crate::books::Books;
+
+    #[tokio::test]
+    async fn every_source_that_may_be_configured_is_shown_with_every_reason() {
+        let version = Version {
+            service: "test",
+            version: "0",
+        };
+        let metrics = Metrics::new(&TelemetryConfig::default(), version);
+        let books = Arc::new(Books::new());
+        for at in 0..SOURCES_MAX {
+            let page = books.enroll(&format!("s{at}"));
+            for tally in Tally::ALL {
+                books.add(page, tally);
+            }
+        }
+        observe_books(&metrics, move || books.snapshot());
+        let text = metrics.text().await.unwrap();
+        let sets = |name| text.lines().filter(|line| line.starts_with(name)).count();
+        let committed = Tally::ALL.iter().filter(|tally| tally.outcome().is_none());
+        let committed = SOURCES_MAX * committed.count();
+        assert_eq!(sets("passline_committed_deliveries_total{"), committed);
+        let all = SOURCES_MAX * Tally::ALL.len();
+        assert_eq!(sets("passline_deliveries_total{"), all - committed);
+        assert_eq!(sets("passline_facts_total{"), SOURCES_MAX);
+        assert!(!text.contains("otel_metric_overflow"));
+    }
 }

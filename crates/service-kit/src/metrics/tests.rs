@@ -147,11 +147,11 @@ async fn what_is_asked_and_takes_longer_than_a_look_is_there_for_a_later_one() {
     assert_eq!(known.load(Ordering::Relaxed), 0);
     answer.send_replace(true);
     // Nobody asks again.
-    test_kit::wait_for("the answer", Duration::from_secs(30), async || {
-        match known.load(Ordering::Relaxed) {
-            1 => Ok(()),
-            other => Err(other.to_string()),
-        }
+    test_kit::wait_for("the answer", Duration::from_secs(30), async || match known
+        .load(Ordering::Relaxed)
+    {
+        1 => Ok(()),
+        other => Err(other.to_string()),
     })
     .await
     .unwrap();
