@@ -149,6 +149,7 @@ async fn ready_with(spool: StubSpool, warning: &str) -> serde_json::Value {
         forward,
         reload: Arc::clone(&gateway.observer.reload),
         certificates: Vec::new(),
+        client_tls: None,
     });
     let admin = gateway.admin_addr();
     let shutdown = Shutdown::new();
