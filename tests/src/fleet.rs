@@ -517,7 +517,7 @@ impl Fleet {
     }
 
     /// As [`Fleet::finish`], where the test has caused errors: each text must be in one line of level ERROR,
-    /// and each such line must have one of the texts or [`CONNECTION_DIED`], or [`EPOCH_KEPT`] where the epoch changed.
+    /// and each such line must have one of the texts or `CONNECTION_DIED`, or `EPOCH_KEPT` where the epoch changed.
     ///
     /// # Errors
     /// As [`Fleet::finish`]; also if an announced error did not show.

@@ -28,8 +28,8 @@ use opentelemetry::{Key, KeyValue};
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, IdGenerator as _, RandomIdGenerator, Sampler, SdkTracer,
-    SdkTracerProvider,
+    BatchConfigBuilder, BatchSpanProcessor, IdGenerator as _, RandomIdGenerator, Sampler,
+    SdkTracer, SdkTracerProvider,
 };
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;

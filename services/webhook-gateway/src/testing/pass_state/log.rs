@@ -93,8 +93,8 @@ impl Recorder {
                                 ..ready(log.ids.len() as u64)
                             }
                         };
-                        opened.send(Ours::Ready(ready)).await;
-                        current = Some(opened);
+                        // The gateway may have ended meanwhile.
+                        current = opened.try_send(Ours::Ready(ready)).await.then_some(opened);
                     }
                     batch = next(&mut current) => match batch {
                         Some((stream, batch)) => {
