@@ -39,6 +39,7 @@
 mod answers;
 mod append;
 mod link;
+mod login;
 mod options;
 mod overseer;
 mod proof;
@@ -60,7 +61,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 pub use self::options::{
-    APPEND_IN_FLIGHT_CEILING, JetStreamOpenError, JetStreamOptions, NatsCredentials,
+    APPEND_IN_FLIGHT_CEILING, JetStreamOpenError, JetStreamOptions, NatsCredentials, NatsLogin,
     RECORD_BYTES_CEILING, WINDOW_RECORDS_CEILING,
 };
 

@@ -27,5 +27,5 @@ pub use embedded::{
 };
 pub use jetstream::{
     APPEND_IN_FLIGHT_CEILING, JetStreamOpenError, JetStreamOptions, JetStreamSpool,
-    NatsCredentials, RECORD_BYTES_CEILING, WINDOW_RECORDS_CEILING,
+    NatsCredentials, NatsLogin, RECORD_BYTES_CEILING, WINDOW_RECORDS_CEILING,
 };

@@ -199,7 +199,7 @@ impl<'a> Show<'a> {
         sources: &'a [SourceConfig],
         out: &'a mut Out,
     ) -> Result<Self, Failure> {
-        let server = format!("http://{}", addresses.grpc);
+        let server = addresses.grpc.to_string();
         let channel = client::connect_locally(&server)?;
         let request = SubscribeRequest {
             start: Some(Start::FromBeginning(true)),
@@ -213,7 +213,7 @@ impl<'a> Show<'a> {
         Ok(Self {
             out,
             sources,
-            sender: Sender::new(&format!("http://{}", addresses.callbacks), None)?,
+            sender: Sender::new(&addresses.callbacks.to_string(), None)?,
             passes: client::passes(channel),
             stream,
             events: Vec::new(),

@@ -7,6 +7,7 @@
 //! itself the other is stopped too, and that is a failure.
 
 use std::error::Error;
+use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -35,13 +36,34 @@ pub(crate) struct Services {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addresses {
     /// Callbacks over HTTP.
-    pub(crate) callbacks: SocketAddr,
+    pub(crate) callbacks: Address,
     /// Health and version of the gateway.
-    pub(crate) gateway_admin: SocketAddr,
+    pub(crate) gateway_admin: Address,
     /// pass-state over gRPC.
-    pub(crate) grpc: SocketAddr,
+    pub(crate) grpc: Address,
     /// Health and version of pass-state.
-    pub(crate) pass_state_admin: SocketAddr,
+    pub(crate) pass_state_admin: Address,
+}
+
+/// Where one listener is reached; shown as a URL.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Address {
+    pub(crate) at: SocketAddr,
+    pub(crate) tls: bool,
+}
+
+impl Address {
+    fn new(bound: SocketAddr, tls: bool) -> Self {
+        let at = reachable(bound);
+        Self { at, tls }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.at)
+    }
 }
 
 /// One handle per service, because they end one after the other.
@@ -64,10 +86,10 @@ impl Services {
             pass_state,
         } = both;
         let clock = Arc::new(SystemClock);
-        let scheme = match pass_state.grpc.tls {
-            Some(_) => "https",
-            None => "http",
-        };
+        let grpc_tls = pass_state.grpc.tls.is_some();
+        let pass_state_admin_tls = pass_state.admin.tls.is_some();
+        let callbacks_tls = gateway.http.tls.is_some();
+        let gateway_admin_tls = gateway.admin.tls.is_some();
         // Boxed, since what they hold until everything is open is large.
         let pass_state = Box::pin(PassState::build(
             pass_state,
@@ -79,8 +101,8 @@ impl Services {
         ))
         .await
         .map_err(|error| Failure::Failed(format!("pass_state.{}", chain(&error))))?;
-        let grpc = reachable(pass_state.grpc_addr());
-        gateway.pass_state.endpoint = format!("{scheme}://{grpc}").into();
+        let grpc = Address::new(pass_state.grpc_addr(), grpc_tls);
+        gateway.pass_state.endpoint = grpc.to_string().into();
         let gateway = Box::pin(Gateway::build(
             gateway,
             webhook_gateway::Dependencies {
@@ -93,10 +115,10 @@ impl Services {
         .await
         .map_err(|error| Failure::Failed(format!("gateway.{}", chain(&error))))?;
         let addresses = Addresses {
-            callbacks: reachable(gateway.http_addr()),
-            gateway_admin: reachable(gateway.admin_addr()),
+            callbacks: Address::new(gateway.http_addr(), callbacks_tls),
+            gateway_admin: Address::new(gateway.admin_addr(), gateway_admin_tls),
             grpc,
-            pass_state_admin: reachable(pass_state.admin_addr()),
+            pass_state_admin: Address::new(pass_state.admin_addr(), pass_state_admin_tls),
         };
         let control = Control::default();
         let running = tokio::spawn(supervise(

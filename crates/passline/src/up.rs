@@ -114,10 +114,10 @@ impl Up<'_> {
             pass_state_admin,
         } = self.addresses;
         serde_json::json!({ "up": {
-            "callbacks": format!("http://{callbacks}/webhooks/"),
-            "gateway_admin": format!("http://{gateway_admin}"),
-            "pass_state": format!("http://{grpc}"),
-            "pass_state_admin": format!("http://{pass_state_admin}"),
+            "callbacks": format!("{callbacks}/webhooks/"),
+            "gateway_admin": gateway_admin.to_string(),
+            "pass_state": grpc.to_string(),
+            "pass_state_admin": pass_state_admin.to_string(),
             "data_dir": self.data_dir,
             "sources": sources,
         }})
@@ -134,11 +134,16 @@ impl Up<'_> {
             "{}\n\n",
             paint::heading("passline is up; end it with Ctrl-C")
         );
-        let _ = writeln!(text, "  callbacks   http://{callbacks}/webhooks/{{source}}");
-        let _ = writeln!(text, "  pass-state  {grpc} (gRPC)");
+        let _ = writeln!(text, "  callbacks   {callbacks}/webhooks/{{source}}");
         let _ = writeln!(
             text,
-            "  health      http://{gateway_admin}/readyz and http://{pass_state_admin}/readyz"
+            "  pass-state  {} (gRPC{})",
+            grpc.at,
+            if grpc.tls { " with TLS" } else { "" }
+        );
+        let _ = writeln!(
+            text,
+            "  health      {gateway_admin}/readyz and {pass_state_admin}/readyz"
         );
         let _ = writeln!(text, "  data        {}\n", self.data_dir.display());
         if !self.sources.is_empty() {
@@ -171,8 +176,8 @@ impl Up<'_> {
                 format!(" --{name} {}", shell_quoted(value))
             }
         };
-        let server = option("server", &format!("http://{grpc}"), SERVER_DEFAULT);
-        let url = option("url", &format!("http://{callbacks}"), URL_DEFAULT);
+        let server = option("server", &grpc.to_string(), SERVER_DEFAULT);
+        let url = option("url", &callbacks.to_string(), URL_DEFAULT);
         let data_dir = option(
             "data-dir",
             &self.data_dir.to_string_lossy(),
@@ -190,14 +195,16 @@ impl Up<'_> {
         {
             line(format!(
                 "curl -H 'Authorization: {}' -H 'Content-Type: application/json' -d '{PASTED_BODY}' \
-                 http://{callbacks}/webhooks/{}",
+                 {callbacks}/webhooks/{}",
                 sample_sources::key(source),
                 source.name
             ));
             line(format!("{program} send --source passkit{url}{data_dir}"));
         }
         line(format!(
-            "grpcurl -plaintext -d '{{\"from_beginning\": true}}' {grpc} passline.v1.SubscriptionService/Subscribe"
+            "grpcurl{} -d '{{\"from_beginning\": true}}' {} passline.v1.SubscriptionService/Subscribe",
+            if grpc.tls { "" } else { " -plaintext" },
+            grpc.at
         ));
         line(format!("{program} tail --from-beginning{server}"));
         text
@@ -226,13 +233,21 @@ pub(crate) fn shell_quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::services::Address;
     use pass_sources::{Request, Source};
 
     fn shown(ports: [u16; 4], data_dir: &str) -> String {
+        shown_with(ports, data_dir, false)
+    }
+
+    fn shown_with(ports: [u16; 4], data_dir: &str, tls: bool) -> String {
         let dir = tempfile::tempdir().unwrap();
         sample_sources::ensure(dir.path()).unwrap();
         let sources = sample_sources::load(dir.path()).unwrap().unwrap();
-        let at = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        let at = |port: u16| Address {
+            at: ([127, 0, 0, 1], port).into(),
+            tls,
+        };
         let up = Up {
             addresses: Addresses {
                 callbacks: at(ports[0]),
@@ -269,6 +284,23 @@ mod tests {
             ),
             "{other}"
         );
+    }
+
+    #[test]
+    fn listeners_with_tls_are_shown_as_such() {
+        let text = shown_with([8080, 8081, 50051, 8082], "passline-data", true);
+        assert!(
+            !text.contains("http://") && !text.contains("-plaintext"),
+            "{text}"
+        );
+        for part in [
+            "https://127.0.0.1:8080/webhooks/",
+            "https://127.0.0.1:8081/readyz",
+            "https://127.0.0.1:8082/readyz",
+            "--server https://127.0.0.1:50051",
+        ] {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
     }
 
     #[test]

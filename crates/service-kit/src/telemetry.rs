@@ -92,8 +92,8 @@ pub struct TelemetryConfig {
     /// TLS to a collector at `https://`; absent: the system's authorities.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsClientConfig>,
-    /// Share of new traces that is exported, 0 to 1; the caller's decision
-    /// comes first. Default 1.
+    /// Share of new traces that is exported, 0 to 1. Default 1. Another service's
+    /// decision comes first; a vendor's does not count.
     pub sample_ratio: f64,
     /// Spans that wait for export, 64 to 65,536; more are dropped.
     /// Default 2,048.

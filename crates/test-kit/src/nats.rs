@@ -160,6 +160,16 @@ impl TestNats {
         self.launch().await
     }
 
+    /// As [`restart`](Self::restart), with other settings; not for a member of a cluster.
+    ///
+    /// # Errors
+    /// If the server does not stop, or is not healthy within 60 s.
+    pub async fn restart_with(&mut self, settings: &NatsSettings) -> anyhow::Result<()> {
+        self.stop().await?;
+        self.configure(settings, &[])?;
+        self.launch().await
+    }
+
     async fn end(&mut self, signal: Signal) -> anyhow::Result<()> {
         if let Some(process) = &mut self.process {
             process.signal(signal)?;

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use pass_sources::SecretRef;
 use pass_spool::{
-    EmbeddedOptions, EmbeddedSpool, JetStreamOptions, JetStreamSpool, NatsCredentials, Spool,
-    SyncObserver, WallClock,
+    EmbeddedOptions, EmbeddedSpool, JetStreamOptions, JetStreamSpool, NatsCredentials, NatsLogin,
+    Spool, SyncObserver, WallClock,
 };
 use service_kit::clock::Clock;
 use service_kit::config::{ByteSize, Fault, Faults, Origin};
@@ -38,8 +38,20 @@ pub(crate) async fn open(
         }
         SpoolBackend::Jetstream => {
             let mut options = jetstream_options(config);
-            options.credentials =
-                login(&config.spool.jetstream, env, &Origin::Default).map_err(BuildError::Login)?;
+            let read = {
+                let (keys, env) = (config.spool.jetstream.clone(), env.to_vec());
+                move || login(&keys, &env, &Origin::Default)
+            };
+            if read().map_err(BuildError::Login)? != NatsCredentials::None {
+                options.credentials = Some(NatsLogin::new(move || {
+                    read().map_err(|faults| faults.to_string())
+                }));
+            }
+            if options.login_in_the_clear() {
+                tracing::warn!(
+                    "the login of spool.jetstream may go to other machines without TLS: write tls:// in its servers, or set its tls = true"
+                );
+            }
             options.clock = clock;
             options.sync_observer = sync_observer;
             // Boxed, since its state is large and few gateways take this way.

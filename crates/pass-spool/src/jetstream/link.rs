@@ -1,6 +1,7 @@
 //! The way to the servers: connecting, and making or checking the stream that is the spool.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
@@ -11,11 +12,12 @@ use async_nats::jetstream::stream::{
     Config, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType,
 };
 use async_nats::jetstream::{Context, kv, stream};
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{AuthError, Client, ConnectErrorKind, ConnectOptions, Event};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::options::{HEADER_BYTES, JetStreamOpenError, JetStreamOptions, NatsCredentials};
+use super::login;
+use super::options::{HEADER_BYTES, JetStreamOpenError, JetStreamOptions};
 use super::shared::{Gate, Standing};
 use crate::SpoolId;
 
@@ -137,7 +139,18 @@ fn connect_options(
     standing: &watch::Sender<Standing>,
 ) -> Result<ConnectOptions, JetStreamOpenError> {
     let standing = standing.clone();
-    let connect = ConnectOptions::new()
+    let refused = AtomicBool::new(false);
+    let connect = match options.credentials.clone() {
+        Some(login) => {
+            // Told at once, not by the server.
+            login::answer(&login, b"").map_err(|what| JetStreamOpenError::Options { what })?;
+            ConnectOptions::with_auth_callback(move |nonce| {
+                std::future::ready(login::answer(&login, &nonce).map_err(AuthError::new))
+            })
+        }
+        None => ConnectOptions::new(),
+    };
+    let connect = connect
         .name(&options.gateway_name)
         .connection_timeout(Duration::from_secs(3))
         .request_timeout(Some(API_TIMEOUT))
@@ -148,28 +161,16 @@ fn connect_options(
         })
         .require_tls(options.tls_required)
         .event_callback(move |event| {
-            note(&standing, &event);
+            note(&standing, &refused, &event);
             std::future::ready(())
         });
     let connect = match &options.tls_ca {
         Some(file) => connect.add_root_certificates(file.clone()),
         None => connect,
     };
-    let connect = match options.tls_identity.clone() {
+    Ok(match options.tls_identity.clone() {
         Some((cert, key)) => connect.add_client_certificate(cert, key),
         None => connect,
-    };
-    let invalid = |what: String| JetStreamOpenError::Options { what };
-    Ok(match options.credentials.clone() {
-        NatsCredentials::None => connect,
-        NatsCredentials::UserPassword { user, password } => {
-            connect.user_and_password(user, password)
-        }
-        NatsCredentials::Token(token) => connect.token(token),
-        NatsCredentials::Creds(text) => connect.credentials(&text).map_err(|error| {
-            invalid(format!("credentials are no NATS credentials file: {error}"))
-        })?,
-        NatsCredentials::NkeySeed(seed) => connect.nkey(seed),
     })
 }
 
@@ -179,15 +180,19 @@ pub(super) fn queue_length(options: &JetStreamOptions) -> usize {
         .clamp(QUEUE_LENGTH_MIN, QUEUE_LENGTH_MAX)
 }
 
-fn note(standing: &watch::Sender<Standing>, event: &Event) {
+/// `refused` remembers that it was told that the servers don't let us in.
+fn note(standing: &watch::Sender<Standing>, refused: &AtomicBool, event: &Event) {
     match event {
-        Event::Connected => standing.send_modify(|standing| {
-            standing.connected = true;
-            standing.epoch += 1;
-            if !matches!(standing.gate, Gate::Poisoned(_)) {
-                standing.gate = Gate::Checking;
-            }
-        }),
+        Event::Connected => {
+            refused.store(false, Ordering::Relaxed);
+            standing.send_modify(|standing| {
+                standing.connected = true;
+                standing.epoch += 1;
+                if !matches!(standing.gate, Gate::Poisoned(_)) {
+                    standing.gate = Gate::Checking;
+                }
+            });
+        }
         Event::Disconnected | Event::Closed => {
             tracing::warn!("the connection to the NATS server ended");
             standing.send_modify(|standing| standing.connected = false);
@@ -197,11 +202,24 @@ fn note(standing: &watch::Sender<Standing>, event: &Event) {
             // During an outage there is one for each attempt; its beginning has been told.
             if standing.borrow().connected {
                 tracing::warn!(event = %event, "the connection to the NATS server has trouble");
+            } else if is_refusal(event) && !refused.swap(true, Ordering::Relaxed) {
+                tracing::warn!(event = %event, "the NATS server does not let this gateway in; the login is read anew for each attempt");
             } else {
                 tracing::debug!(event = %event, "no NATS server yet");
             }
         }
     }
+}
+
+/// True if the login is wrong, or can't be read.
+fn is_refusal(event: &Event) -> bool {
+    let text = event.to_string();
+    [
+        ConnectErrorKind::Authentication,
+        ConnectErrorKind::AuthorizationViolation,
+    ]
+    .iter()
+    .any(|kind| text.contains(&kind.to_string()))
 }
 
 /// Whether trying again can help.

@@ -53,6 +53,34 @@ impl fmt::Debug for NatsCredentials {
     }
 }
 
+/// Gives the credentials, and is asked for each new connection, so that a secret that was replaced is the next one's.
+/// `Debug` shows none.
+#[derive(Clone)]
+pub struct NatsLogin(Arc<dyn Fn() -> Result<NatsCredentials, String> + Send + Sync>);
+
+impl NatsLogin {
+    /// Makes one that reads the credentials; an error says what can't be read, without a secret.
+    pub fn new(read: impl Fn() -> Result<NatsCredentials, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    pub(super) fn read(&self) -> Result<NatsCredentials, String> {
+        (self.0)()
+    }
+}
+
+impl From<NatsCredentials> for NatsLogin {
+    fn from(credentials: NatsCredentials) -> Self {
+        Self::new(move || Ok(credentials.clone()))
+    }
+}
+
+impl fmt::Debug for NatsLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[REDACTED]")
+    }
+}
+
 /// Settings of a [`JetStreamSpool`](crate::JetStreamSpool). Start from [`JetStreamOptions::new`].
 #[derive(Clone)]
 pub struct JetStreamOptions {
@@ -61,7 +89,7 @@ pub struct JetStreamOptions {
     /// The stream that is the spool, one per deployment. Letters, digits, `-` and `_`, at most 64. Default `PASSLINE`.
     pub stream: String,
     /// How to prove oneself. Default not at all.
-    pub credentials: NatsCredentials,
+    pub credentials: Option<NatsLogin>,
     /// A PEM file of certificate authorities to trust instead of the system's. Default none. This file and the next are
     /// read for each new connection.
     pub tls_ca: Option<PathBuf>,
@@ -106,7 +134,7 @@ impl JetStreamOptions {
         Self {
             servers,
             stream: "PASSLINE".into(),
-            credentials: NatsCredentials::None,
+            credentials: None,
             tls_ca: None,
             tls_identity: None,
             tls_required: false,
@@ -125,6 +153,22 @@ impl JetStreamOptions {
             clock: Arc::new(system_time),
             sync_observer: Arc::new(|_| {}),
         }
+    }
+
+    /// Says whether the login may go over a network without TLS.
+    pub fn login_in_the_clear(&self) -> bool {
+        let clear = |server: &String| {
+            let server = server.parse::<async_nats::ServerAddr>();
+            server.is_ok_and(|server| {
+                let host = server.host();
+                let here = host == "localhost"
+                    || host
+                        .parse()
+                        .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+                !here && !server.tls_required()
+            })
+        };
+        self.credentials.is_some() && !self.tls_required && self.servers.iter().any(clear)
     }
 
     /// Bytes of settled records kept.

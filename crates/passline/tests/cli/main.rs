@@ -258,7 +258,7 @@ fn a_smoke_test_trusts_the_gateways_authority_and_no_other() {
     let mut running = Running::start(command);
     let up = running.next_object()["up"].clone();
     let callbacks = text(&up, "callbacks").trim_end_matches("/webhooks/");
-    let (_, address) = callbacks.split_once("://").unwrap();
+    let address = callbacks.strip_prefix("https://").unwrap();
     for (authority, code) in [(&ours, 0), (&other, 1)] {
         let ca_file = dir.path().join("ca.crt");
         fs::write(&ca_file, authority.pem()).unwrap();
@@ -544,8 +544,9 @@ fn get_and_tail_reach_a_pass_state_that_wants_certificates() {
     let mut running = Running::start(command);
     let up = running.next_object()["up"].clone();
     let delivery = send(&up, &data, "passworks", "created");
-    let plain = text(&up, "pass_state").to_owned();
-    let server = plain.replace("http://", "https://");
+    let server = text(&up, "pass_state").to_owned();
+    assert!(server.starts_with("https://"), "{server}");
+    let plain = server.replace("https://", "http://");
     let (ca, cert, key, token) = (file("ca"), file("me.crt"), file("me.key"), file("token"));
     let access = [
         "--server",

@@ -455,10 +455,21 @@ async fn credentials_are_used_and_never_shown() {
     let mut bench = Bench::with(settings).await;
     bench.options.connect_timeout = Duration::from_millis(1500);
     assert!(JetStreamSpool::open(bench.options.clone()).await.is_err());
-    bench.options.credentials = NatsCredentials::UserPassword {
+    let credentials = NatsCredentials::UserPassword {
         user: "gateway".into(),
         password: "s3cret".into(),
     };
+    assert!(!format!("{credentials:?}").contains("s3cret"));
+    bench.options.credentials = Some(credentials.into());
+    assert!(!bench.options.login_in_the_clear(), "it is this machine");
+    let servers = ["tls://nats.example:4222", "nats://nats.example:4222"];
+    for (server, clear) in servers.into_iter().zip([false, true]) {
+        let mut away = bench.options.clone();
+        away.servers = vec![server.to_owned()];
+        assert_eq!(away.login_in_the_clear(), clear);
+        away.tls_required = true;
+        assert!(!away.login_in_the_clear());
+    }
     let shown = format!("{:?}", bench.options);
     assert!(
         shown.contains("[REDACTED]") && !shown.contains("s3cret"),

@@ -1,6 +1,8 @@
 //! Users who may not do everything.
 
-use super::super::options::NatsCredentials;
+use std::sync::{Arc, Mutex};
+
+use super::super::options::{NatsCredentials, NatsLogin};
 use super::*;
 
 const USER: &str = "gateway";
@@ -19,11 +21,52 @@ async fn bench(permissions: &str) -> Bench {
         ..NatsSettings::default()
     })
     .await;
-    bench.options.credentials = NatsCredentials::UserPassword {
-        user: USER.into(),
-        password: PASSWORD.into(),
-    };
+    bench.options.credentials = Some(user(USER, PASSWORD));
     bench
+}
+
+fn user(user: &str, password: &str) -> NatsLogin {
+    let (user, password) = (user.to_owned(), password.to_owned());
+    NatsCredentials::UserPassword { user, password }.into()
+}
+
+/// How servers are set up that want this.
+fn wanting(authorization: &str) -> NatsSettings {
+    NatsSettings {
+        more: format!("authorization {{ {authorization} }}\n"),
+        ..NatsSettings::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_is_replaced_is_the_next_connections() {
+    let old = wanting("user: \"gateway\", password: \"old\"");
+    let mut bench = Bench::with(old).await;
+    let secret = Arc::new(Mutex::new(NatsCredentials::UserPassword {
+        user: USER.into(),
+        password: "old".into(),
+    }));
+    let read = Arc::clone(&secret);
+    bench.options.credentials = Some(NatsLogin::new(move || Ok(read.lock().unwrap().clone())));
+    let spool = bench.open_in_turn().await;
+    append(&spool, 1..=2).await;
+
+    let pair = nkeys::KeyPair::new_user();
+    let by_key = wanting(&format!("users: [ {{ nkey: {} }} ]", pair.public_key()));
+    let seed = NatsCredentials::NkeySeed(pair.seed().expect("seed"));
+    let by_token = NatsCredentials::Token("new".into());
+    for (settings, credentials) in [(wanting("token: new"), by_token), (by_key, seed)] {
+        bench.nats.restart_with(&settings).await.expect("restart");
+        let refused = spool.append(fresh_id(), record(3)).await;
+        assert!(refused.is_err(), "the old secret is good no more");
+        *secret.lock().unwrap() = credentials;
+        wait_for("appends", DEADLINE, async || {
+            spool.append(fresh_id(), record(3)).await.map(|_| ())
+        })
+        .await
+        .expect("the gateway is back with its new secret");
+    }
+    spool.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,10 +150,7 @@ async fn a_turn_that_cannot_be_told_is_said_once_it_lasts_and_no_more_when_it_is
     // The bucket is there before, and can't be written.
     let mut bench = bench("{ publish: { deny: \"$KV.>\" } }").await;
     let restricted = std::mem::take(&mut bench.options.credentials);
-    bench.options.credentials = NatsCredentials::UserPassword {
-        user: ADMIN.into(),
-        password: PASSWORD.into(),
-    };
+    bench.options.credentials = Some(user(ADMIN, PASSWORD));
     bench.open().await.close().await;
     bench.options.credentials = restricted;
     let spool = bench.open().await;
