@@ -139,7 +139,7 @@ class CheckConfig(unittest.TestCase):
 
         with helm.Chart.load(chart.CHART) as loaded:
             definitions = loaded.schema["definitions"]
-        for program, name, fewest in (("webhook-gateway", "gatewayConfig", 15), ("pass-state", "passStateConfig", 0)):
+        for program, name, fewest in (("webhook-gateway", "gatewayConfig", 15), ("pass-state", "passStateConfig", 15)):
             keys = list(bounded(definitions[name]))
             self.assertGreaterEqual(len(keys), fewest)
             for limit, beyond in (("minimum", -1), ("maximum", 1)):

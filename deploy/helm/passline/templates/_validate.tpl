@@ -104,7 +104,7 @@ passState.auth.principals would not count beside passState.auth.existingSecret: 
 {{- range $principal.client_names }}{{ $claims = append $claims (printf "client_names %s" (ternary . (lower .) (contains ":" .))) }}{{ end -}}
 {{- range $claim := $claims -}}
 {{- with index $seen $claim }}
-{{ $place }} has the same {{ splitList " " $claim | first }} as {{ . }}: give each its own.
+{{ $place }} has the same {{ splitList " " $claim | first }} as {{ . }}: give each its own, or remove one.
 {{- end -}}
 {{- $_ := set $seen $claim $place -}}
 {{- end -}}
@@ -290,7 +290,7 @@ gateway.config.ack.sources names "{{ $name }}", which is none of gateway.sources
 {{ $.key }}.autoscaling.extraMetrics is for the HorizontalPodAutoscaler, which kedaTriggers replace: write them as triggers, or remove kedaTriggers.
 {{- end }}
 {{- if and .enabled (not .targetCPUUtilizationPercentage) (not .targetMemoryUtilizationPercentage) (not .extraMetrics) (not .kedaTriggers) }}
-{{ $.key }}.autoscaling has nothing to go by: set targetCPUUtilizationPercentage or extraMetrics.
+{{ $.key }}.autoscaling has nothing to go by: set targetCPUUtilizationPercentage, extraMetrics or kedaTriggers.
 {{- end }}
 {{- end }}
 {{- with .values.pdb }}
