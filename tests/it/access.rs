@@ -14,31 +14,10 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};
 
 use crate::programs;
+use crate::token::Token;
 
 /// Far above what any step takes.
 const LIMIT: Duration = Duration::from_secs(40);
-
-/// A token and the hash that stands for it in the principals file.
-struct Token {
-    token: String,
-    hash: String,
-}
-
-impl Token {
-    /// By the command that operators use.
-    async fn new() -> Self {
-        let mut command = tokio::process::Command::new(programs().state);
-        let output = command.arg("token").output().await.unwrap();
-        assert!(output.status.success());
-        let text = String::from_utf8(output.stdout).unwrap();
-        let (token, line) = text.trim_end().split_once('\n').unwrap();
-        let hash = line.strip_prefix("token_sha256 = ").unwrap();
-        Self {
-            token: token.to_owned(),
-            hash: hash.trim_matches(['[', ']', '"']).to_owned(),
-        }
-    }
-}
 
 /// Lets the reader in, and the gateway by any of these tokens.
 fn let_in(file: &Path, reader: &Token, gateway: &[&Token]) {

@@ -25,6 +25,7 @@ mod replicas;
 mod restore;
 mod shared;
 mod tls;
+mod token;
 mod trace;
 
 use std::path::PathBuf;

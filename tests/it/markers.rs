@@ -33,6 +33,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 use crate::programs;
+use crate::token::Token;
 
 mod broken_files;
 mod callbacks;
@@ -82,27 +83,6 @@ const SEEN: &str = "passkit-signed";
 
 /// What callers name in requests of their own. They may be told it back; nobody else may see it.
 const OWN_INPUT: &str = "own-input-of-a-caller-3f6e";
-
-/// A token and the hash that stands for it in the principals file.
-struct Token {
-    token: String,
-    hash: String,
-}
-
-impl Token {
-    /// By the command that operators use.
-    async fn new() -> Self {
-        let mut command = tokio::process::Command::new(programs().state);
-        let output = command.arg("token").output().await.unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let (token, line) = text.trim_end().split_once('\n').unwrap();
-        let hash = line.strip_prefix("token_sha256 = ").unwrap();
-        Self {
-            token: token.to_owned(),
-            hash: hash.trim_matches(['[', ']', '"']).to_owned(),
-        }
-    }
-}
 
 struct Tokens {
     gateway: Token,

@@ -121,6 +121,8 @@ impl World {
             config.reload.interval = Span::from_secs(1);
             config.grpc.limits.streams_max = 4_096;
             config.grpc.limits.concurrency_max = 4_096;
+            // Hundreds of calls on one connection are refused before their messages come.
+            config.grpc.limits.error_resets_max = 4_096;
             change(config);
         })
         .await;
