@@ -4,7 +4,6 @@
 //! otherwise; a service merges its further routes into it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -12,10 +11,10 @@ use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{StatusCode, header};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::config::{Duration, Faults, Validate};
+use crate::config::Duration;
 use crate::listener::HttpLimits;
 use crate::shutdown::Shutdown;
 
@@ -25,26 +24,6 @@ pub use local::{ask, healthcheck, log_filter};
 
 /// Longest reason that is kept, in bytes.
 const REASON_BYTES_MAX: usize = 256;
-
-/// The admin listener.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct AdminConfig {
-    /// Address and port of health and version. Default 127.0.0.1:9090.
-    pub listen: SocketAddr,
-}
-
-impl Default for AdminConfig {
-    fn default() -> Self {
-        Self {
-            listen: ([127, 0, 0, 1], 9090).into(),
-        }
-    }
-}
-
-impl Validate for AdminConfig {
-    fn validate(&self, _faults: &mut Faults) {}
-}
 
 /// Returns the limits of an admin listener: few connections, short lives.
 pub fn limits() -> HttpLimits {

@@ -68,6 +68,30 @@ pub fn process_env() -> Vec<(String, String)> {
         .collect()
 }
 
+/// Loads one table of a configuration, whose variables begin with `env_prefix`, and checks that it can be read. The rest
+/// of the file, and whatever the table names, is not looked at.
+///
+/// # Errors
+/// Every fault found in the table, or the one of a file that is no TOML.
+pub fn load_table<T: DeserializeOwned>(
+    from: &Sources,
+    section: &'static str,
+    env_prefix: &'static str,
+) -> Result<T, Faults> {
+    #[derive(serde::Deserialize)]
+    #[serde(transparent)]
+    struct Unchecked<T>(T);
+    impl<T> Validate for Unchecked<T> {
+        fn validate(&self, _: &mut Faults) {}
+    }
+    let table = Sources {
+        env_prefix,
+        section: Some(section),
+        ..from.clone()
+    };
+    load::<Unchecked<T>>(&table).map(|Unchecked(table)| table)
+}
+
 /// Loads and checks a configuration.
 ///
 /// # Errors

@@ -70,8 +70,10 @@ pub struct GrpcLimits {
     /// Streams a client reset before they were accepted, until GOAWAY, 1 to
     /// 1,024. Default 20.
     pub pending_resets_max: usize,
-    /// Streams this side reset for errors, until GOAWAY, 1 to 4,096.
-    /// Default 128.
+    /// Streams this side reset for errors in a connection's life, until it ends the
+    /// connection, 1 to 4,096. Default 128. A frame for a call that was answered
+    /// more than a moment before counts, too; so hundreds of refused calls
+    /// in a burst cost a connection, which the client then opens anew.
     pub error_resets_max: usize,
     /// Time for calls in flight once stopping has begun, up to 5 min.
     /// Default 8 s. It is one part of the time that a process takes to end.

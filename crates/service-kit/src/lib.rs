@@ -17,6 +17,7 @@ pub mod grpc;
 pub mod listener;
 pub mod metrics;
 pub mod reload;
+pub mod seldom;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;

@@ -31,7 +31,7 @@ use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, IdGenerator as _, RandomIdGenerator, Sampler,
     SdkTracer, SdkTracerProvider,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tracing::level_filters::LevelFilter;
 use tracing::{Metadata, Subscriber, dispatcher};
 use tracing_opentelemetry::OpenTelemetryLayer;
@@ -121,6 +121,31 @@ impl Default for TelemetryConfig {
             metrics: true,
             metrics_interval: Duration::from_secs(30),
         }
+    }
+}
+
+impl TelemetryConfig {
+    /// The default of a service with this name.
+    pub fn of(service_name: &str) -> Self {
+        Self {
+            service_name: service_name.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Reads a `[telemetry]` table; one that leaves the name out means this service's.
+    ///
+    /// # Errors
+    /// If the table is no such configuration.
+    pub fn read_of<'de, D: Deserializer<'de>>(
+        service_name: &str,
+        deserializer: D,
+    ) -> Result<Self, D::Error> {
+        let mut telemetry = Self::deserialize(deserializer)?;
+        if telemetry.service_name == Self::default().service_name {
+            service_name.clone_into(&mut telemetry.service_name);
+        }
+        Ok(telemetry)
     }
 }
 

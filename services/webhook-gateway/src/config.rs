@@ -57,7 +57,7 @@ pub struct Config {
     /// How changed files are taken in.
     pub reload: ReloadConfig,
     /// Logs and traces.
-    #[serde(deserialize_with = "telemetry_of_the_gateway")]
+    #[serde(deserialize_with = "telemetry")]
     pub telemetry: TelemetryConfig,
     /// The connections to vendors, at most 1,000.
     pub sources: Vec<SourceConfig>,
@@ -75,7 +75,7 @@ impl Default for Config {
             spool: Spool::default(),
             ack: Ack::default(),
             reload: ReloadConfig::default(),
-            telemetry: telemetry_default(),
+            telemetry: TelemetryConfig::of(SERVICE_NAME),
             sources: Vec::new(),
         }
     }
@@ -201,6 +201,8 @@ impl Validate for Live {
         config.admin.tls = None;
         config.pass_state.tls = None;
         config.telemetry.tls = None;
+        let nats = &mut config.spool.jetstream;
+        (nats.ca_file, nats.cert_file, nats.key_file) = (None, None, None);
         config.validate(faults);
     }
 }
@@ -429,17 +431,7 @@ impl Admin {
     /// # Errors
     /// Every fault found in the table, or the one of a file that is no TOML.
     pub fn load(from: &config::Sources) -> Result<Self, Faults> {
-        #[derive(Deserialize)]
-        struct Unchecked(Admin);
-        impl Validate for Unchecked {
-            fn validate(&self, _: &mut Faults) {}
-        }
-        let table = config::Sources {
-            env_prefix: "GATEWAY__ADMIN",
-            section: Some("admin"),
-            ..from.clone()
-        };
-        config::load::<Unchecked>(&table).map(|Unchecked(admin)| admin)
+        config::load_table(from, "admin", "GATEWAY__ADMIN")
     }
 }
 
@@ -577,22 +569,8 @@ pub enum AckMode {
     Applied,
 }
 
-fn telemetry_default() -> TelemetryConfig {
-    TelemetryConfig {
-        service_name: SERVICE_NAME.to_owned(),
-        ..TelemetryConfig::default()
-    }
-}
-
-/// A `[telemetry]` table that leaves the name out means this service's, not the kit's.
-fn telemetry_of_the_gateway<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<TelemetryConfig, D::Error> {
-    let mut telemetry = TelemetryConfig::deserialize(deserializer)?;
-    if telemetry.service_name == TelemetryConfig::default().service_name {
-        telemetry.service_name = SERVICE_NAME.to_owned();
-    }
-    Ok(telemetry)
+fn telemetry<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TelemetryConfig, D::Error> {
+    TelemetryConfig::read_of(SERVICE_NAME, deserializer)
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ const TURN_USUAL: Duration = Duration::from_millis(500);
 const TURN_USUAL_PASSED: Duration = Duration::from_secs(5);
 /// How often a gateway that waits and refuses callbacks looks whether another one's deliveries are committed.
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
-/// After a stream that lived as long as this its end is told, also if the one before ended just so.
+/// After as long as this, with the wait for the turn, a stream's end is told also if the one before ended just so.
 const TOLD_FOR: Duration = Duration::from_secs(60);
 
 /// What helps after a stream has ended.

@@ -1,6 +1,7 @@
 //! The way to the servers: connecting, and making or checking the stream that is the spool.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use async_nats::jetstream::stream::{
     Config, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType,
 };
 use async_nats::jetstream::{Context, kv, stream};
-use async_nats::{AuthError, Client, ConnectErrorKind, ConnectOptions, Event};
+use async_nats::{AuthError, Client, ClientError, ConnectErrorKind, ConnectOptions, Event};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -139,13 +140,23 @@ fn connect_options(
     standing: &watch::Sender<Standing>,
 ) -> Result<ConnectOptions, JetStreamOpenError> {
     let standing = standing.clone();
-    let refused = AtomicBool::new(false);
+    let refused = Arc::new(AtomicBool::new(false));
     let connect = match options.credentials.clone() {
         Some(login) => {
             // Told at once, not by the server.
             login::answer(&login, b"").map_err(|what| JetStreamOpenError::Options { what })?;
+            let told = Arc::clone(&refused);
             ConnectOptions::with_auth_callback(move |nonce| {
-                std::future::ready(login::answer(&login, &nonce).map_err(AuthError::new))
+                let answer = login::answer(&login, &nonce).map_err(|what| {
+                    if !told.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(
+                            what,
+                            "no login for the NATS server; it is read anew for each attempt"
+                        );
+                    }
+                    AuthError::new(what)
+                });
+                std::future::ready(answer)
             })
         }
         None => ConnectOptions::new(),
@@ -213,13 +224,15 @@ fn note(standing: &watch::Sender<Standing>, refused: &AtomicBool, event: &Event)
 
 /// True if the login is wrong, or can't be read.
 fn is_refusal(event: &Event) -> bool {
-    let text = event.to_string();
+    let Event::ClientError(ClientError::Other(text)) = event else {
+        return false;
+    };
     [
         ConnectErrorKind::Authentication,
         ConnectErrorKind::AuthorizationViolation,
     ]
     .iter()
-    .any(|kind| text.contains(&kind.to_string()))
+    .any(|kind| *text == kind.to_string())
 }
 
 /// Whether trying again can help.

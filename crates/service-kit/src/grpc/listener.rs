@@ -218,7 +218,6 @@ impl Accepting {
     fn shake_hands(&mut self, stream: TcpStream, addr: SocketAddr, place: OwnedSemaphorePermit) {
         let tls = self.tls.clone();
         let shutdown = self.shutdown.clone();
-        let anybody_may_stay = self.unauthorized_max.is_none();
         self.handshakes.spawn(async move {
             let (socket, names) = match tls {
                 None => (Socket::Plain(stream), PeerNames::default()),
@@ -227,11 +226,7 @@ impl Accepting {
                     () = accept::silence_at_end(&shutdown) => return None,
                 },
             };
-            let peer = Peer::new(addr, names);
-            if anybody_may_stay {
-                peer.authorize();
-            }
-            Some((socket, peer, place))
+            Some((socket, Peer::new(addr, names), place))
         });
     }
 

@@ -1,7 +1,7 @@
 //! Calls that are refused: counted, slowed, and told to the log at most once a second.
 //!
-//! Only failures are limited, never a call with a valid credential: callers may share an address, and a proxy's
-//! connection. An address may fail a few times at once and then once a second; past that its answers come late.
+//! Only failures are limited here, never a call with a valid credential: callers may share an address, and a proxy's
+//! connection (which hundreds of refusals in a burst end, by `grpc.limits.error_resets_max`). An address may fail a few times at once and then once a second; past that its answers come late.
 //! A late answer holds one of its connection's places, so each address has only a few of them at a time; and the
 //! addresses that are remembered are bounded. Past either bound answers come at once, since what is refused costs
 //! little and a token of 256 bits is not guessed.
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use service_kit::seldom::Seldom;
 use tokio::time::Instant;
 
 /// Failures that an address may have at once before it is slowed.
@@ -26,8 +27,6 @@ const LATE_MAX: usize = 8;
 const LATE_PART: usize = 8;
 /// Addresses that are remembered.
 const ADDRESSES_MAX: usize = 4_096;
-/// Time between two lines in the log.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a call is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,26 +71,8 @@ pub struct AuthFailures {
     addresses: Mutex<Addresses>,
     late: Arc<Mutex<HashMap<IpAddr, usize>>>,
     late_max: usize,
-    log: Mutex<Log>,
-    scope_log: Mutex<Log>,
-}
-
-#[derive(Default)]
-struct Log {
-    last: Option<Instant>,
-    unsaid: u64,
-}
-
-impl Log {
-    /// Takes note of a refusal; how many there were, if it is time for a line.
-    fn due(&mut self, now: Instant) -> Option<u64> {
-        self.unsaid += 1;
-        if self.last.is_some_and(|last| now < last + LOG_INTERVAL) {
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.unsaid))
-    }
+    lines: Seldom,
+    scope_lines: Seldom,
 }
 
 impl std::fmt::Debug for AuthFailures {
@@ -136,8 +117,8 @@ impl AuthFailures {
             addresses: Mutex::default(),
             late: Arc::default(),
             late_max: LATE_MAX.min(concurrency_max / LATE_PART),
-            log: Mutex::default(),
-            scope_log: Mutex::default(),
+            lines: Seldom::default(),
+            scope_lines: Seldom::default(),
         }
     }
 
@@ -154,12 +135,12 @@ impl AuthFailures {
     /// Takes note of a call whose caller lacks the scope that the method requires.
     pub(super) fn scope_missing(&self, caller: &str, scope: &str, method: &str, now: Instant) {
         self.count(Cause::Scope);
-        if let Some(refused) = lock(&self.scope_log).due(now) {
+        if let Some(left_out) = self.scope_lines.due(now) {
             tracing::warn!(
                 principal = caller,
                 scope,
                 method,
-                refused,
+                refused = left_out + 1,
                 "calls without the scope that they require were refused; this is the last of them"
             );
         }
@@ -173,11 +154,11 @@ impl AuthFailures {
         now: Instant,
     ) -> Option<Late> {
         self.count(cause);
-        if let Some(refused) = lock(&self.log).due(now) {
+        if let Some(left_out) = self.lines.due(now) {
             tracing::warn!(
                 cause = cause.name(),
                 peer = %address,
-                refused,
+                refused = left_out + 1,
                 "calls without a valid credential were refused; this is the last of them"
             );
         }
@@ -186,11 +167,11 @@ impl AuthFailures {
             return None;
         }
         let mut late = lock(&self.late);
-        let count = late.entry(network).or_default();
-        if *count >= self.late_max {
+        let count = late.get(&network).copied().unwrap_or_default();
+        if count >= self.late_max {
             return None;
         }
-        *count += 1;
+        late.insert(network, count + 1);
         drop(late);
         let late = Arc::clone(&self.late);
         Some(Late { late, network })
@@ -292,6 +273,13 @@ mod tests {
         for (concurrency_max, late_max) in [(1, 0), (8, 1), (64, 8), (4_096, 8)] {
             let failures = AuthFailures::new(concurrency_max);
             assert_eq!(failures.late_max, late_max, "{concurrency_max}");
+            let address = IpAddr::from([192, 0, 2, 9]);
+            let late: Vec<_> = (0..100)
+                .filter_map(|_| failures.unauthenticated(Cause::Token, address, Instant::now()))
+                .collect();
+            assert_eq!(late.len(), late_max, "{concurrency_max}");
+            drop(late);
+            assert!(lock(&failures.late).is_empty(), "{concurrency_max}");
         }
     }
 

@@ -263,7 +263,7 @@ impl Entry {
                 "sources",
                 "has \"*\" and names something else, too",
                 "\"*\" alone, with organizations = []",
-                "remove what is meant",
+                "remove what is not meant",
             );
         }
         for (at, source) in self.sources.iter().enumerate() {

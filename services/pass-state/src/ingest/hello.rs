@@ -90,7 +90,10 @@ pub(super) fn check(
         ("oldest_sequence", hello.oldest_sequence),
     ] {
         if sequence >= i64::MAX as u64 {
-            note(field, format!("is {sequence}; less than 2^63 is allowed"));
+            note(
+                field,
+                format!("is {sequence}; less than 2^63 - 1 is allowed"),
+            );
         }
     }
     let body_bytes = usize::try_from(hello.body_bytes_max).unwrap_or_default();

@@ -372,12 +372,10 @@ impl Call<'_> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let traceparent = match self.span {
             Some(span) => telemetry::current_traceparent(span),
-            // The sender's context is handed on, if it is one. Where we trace, chance has decided for the whole way.
+            // The sender's context is handed on, if it is one, but not its wish that we export spans.
             None => text("traceparent").and_then(|parent| {
                 let mut parent = telemetry::inject(&telemetry::extract(parent, None))?;
-                if self.edge.sampling.is_on() {
-                    parent.replace_range(parent.len() - 2.., "00");
-                }
+                parent.replace_range(parent.len() - 2.., "00");
                 Some(parent)
             }),
         };

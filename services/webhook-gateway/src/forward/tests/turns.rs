@@ -240,7 +240,10 @@ async fn a_refusal_that_comes_again_and_again_is_told_once_until_something_is_co
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_ansi(false)
-        .with_writer(log.clone())
+        .with_writer({
+            let log = log.clone();
+            move || log.clone()
+        })
         .finish();
     let _default = tracing::subscriber::set_default(subscriber);
     let mut rig = Rig::new().await;
@@ -292,14 +295,6 @@ impl std::io::Write for Log {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
-    }
-}
-
-impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
     }
 }
 

@@ -257,6 +257,12 @@ async fn a_role_without_rights_waits_and_is_told_what_to_grant() {
         "{cannot}"
     );
     as_role(&owner, true).await.expect("migrated").close().await;
+    let tables = sql(
+        "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public'",
+    );
+    let expected =
+        "delivery delivery_personal event log_head pass quarantine seaql_migrations spool";
+    assert_eq!(tables.await, expected, "what NOT_GRANTED looks at");
 
     let grant =
         format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO \"{app}\"");
